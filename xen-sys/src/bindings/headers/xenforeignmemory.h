@@ -1,0 +1,3 @@
+/* What src/bindings/xenforeignmemory.rs is generated from. */
+#include <xenctrl.h>
+#include <xenforeignmemory.h>

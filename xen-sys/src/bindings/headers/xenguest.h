@@ -1,0 +1,3 @@
+/* What src/bindings/xenguest.rs is generated from. */
+#include <xenctrl.h>
+#include <xenguest.h>

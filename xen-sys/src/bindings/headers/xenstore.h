@@ -1,0 +1,3 @@
+/* What src/bindings/xenstore.rs is generated from. */
+#include <stdbool.h>
+#include <xenstore.h>
