@@ -1,0 +1,137 @@
+//! Holds dirty pages in memory until they are written after the resume: those of the pause window,
+//! and before it those of rounds that are not to wait for the disk.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::error::SaveError;
+use crate::page::{GuestPage, PageBytes};
+use crate::ports::{BATCH_PAGES, Cancel, ImageSink};
+use crate::units::{Bytes, PageCount, Pfn};
+
+/// Copies of pages, the newest of each, in chunks of [`BATCH_PAGES`]: what is held never moves when
+/// more is.
+pub(super) struct Capture {
+    slots: HashMap<Pfn, u32>,
+    chunks: Vec<Box<[PageBytes]>>,
+    budget: usize,
+}
+
+impl Capture {
+    /// Room for at most `budget` bytes of pages; none is taken yet.
+    pub fn new(budget: Bytes) -> Self {
+        Self {
+            slots: HashMap::new(),
+            chunks: vec![],
+            // No dom0 has the 16 TiB at which slots would end.
+            budget: budget.whole_pages().0.min(u64::from(u32::MAX)) as usize,
+        }
+    }
+
+    /// Forgets what it holds.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// Makes ready for `more` pages than it holds, within the budget: the memory is touched now, so
+    /// that the window takes no page faults for it.
+    pub fn prepare(&mut self, more: PageCount) {
+        let all = (self.slots.len() + more.0 as usize).min(self.budget);
+        self.slots.reserve(all - self.slots.len());
+        self.chunks.reserve(self.budget.div_ceil(BATCH_PAGES));
+        while self.chunks.len() * BATCH_PAGES < all {
+            self.chunks.push(new_chunk());
+        }
+    }
+
+    /// Takes a copy of a page, in place of an older one; `false` if the budget is used up.
+    pub fn take(&mut self, pfn: Pfn, page: GuestPage<'_>) -> bool {
+        let Some(slot) = self.slot_for(pfn) else {
+            return false;
+        };
+        page.copy_to(&mut self.chunks[slot / BATCH_PAGES][slot % BATCH_PAGES]);
+        true
+    }
+
+    /// Takes copies of pages, none of them twice, by several threads; says how many of the first it
+    /// took before the budget was used up.
+    pub fn take_all(&mut self, pages: &[(Pfn, GuestPage<'_>)], threads: usize) -> usize {
+        let mut from: Vec<(usize, GuestPage<'_>)> = Vec::with_capacity(pages.len());
+        for &(pfn, page) in pages {
+            let Some(slot) = self.slot_for(pfn) else {
+                break;
+            };
+            from.push((slot, page));
+        }
+        let taken = from.len();
+        from.sort_unstable_by_key(|&(slot, _)| slot);
+        let mut from = from.into_iter().peekable();
+        let slots = self.chunks.iter_mut().flatten().enumerate();
+        let mut todo: Vec<(GuestPage<'_>, &mut PageBytes)> = slots
+            .filter_map(|(slot, to)| Some((from.next_if(|(next, _)| *next == slot)?.1, to)))
+            .collect();
+        let parts = todo.chunks_mut(taken.div_ceil(threads).max(1));
+        // One that the system refuses to start is as if it had found nothing left.
+        let parts = Mutex::new(parts);
+        let work = || {
+            loop {
+                let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(part) = part else { break };
+                for (page, to) in part {
+                    page.copy_to(to);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                let _ = thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        taken
+    }
+
+    /// The slot of a page, a new one if it has none; `None` if the budget is used up.
+    fn slot_for(&mut self, pfn: Pfn) -> Option<usize> {
+        let next = self.slots.len();
+        if let Some(&slot) = self.slots.get(&pfn) {
+            return Some(slot as usize);
+        }
+        if next == self.budget {
+            return None;
+        }
+        if next == self.chunks.len() * BATCH_PAGES {
+            self.chunks.push(new_chunk());
+        }
+        self.slots.insert(pfn, next as u32);
+        Some(next)
+    }
+
+    pub fn count(&self) -> PageCount {
+        PageCount(self.slots.len() as u64)
+    }
+
+    /// Writes what it holds, and gives the memory back.
+    pub fn write_to<S: ImageSink>(&mut self, sink: &S, cancel: &Cancel) -> Result<(), SaveError> {
+        let mut held: Vec<_> = std::mem::take(&mut self.slots).into_iter().collect();
+        held.sort_unstable();
+        for pages in held.chunks(BATCH_PAGES) {
+            SaveError::if_raised(cancel)?;
+            let page =
+                |slot: u32| &self.chunks[slot as usize / BATCH_PAGES][slot as usize % BATCH_PAGES];
+            let batch: Vec<_> = pages
+                .iter()
+                .map(|&(pfn, slot)| (pfn, GuestPage::of(page(slot))))
+                .collect();
+            sink.write(&batch)?;
+        }
+        self.chunks = vec![];
+        Ok(())
+    }
+}
+
+/// Memory for [`BATCH_PAGES`] pages; writing the zeros touches every page of it.
+fn new_chunk() -> Box<[PageBytes]> {
+    vec![PageBytes::ZERO; BATCH_PAGES].into_boxed_slice()
+}

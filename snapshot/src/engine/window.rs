@@ -1,0 +1,191 @@
+//! The pause window: the guest is suspended, what is left is captured, the guest runs on.
+//!
+//! Nothing slow happens here: no file is written (unless the capture budget is used up), nothing
+//! is made durable, no process is started, dirty tracking is not switched.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::capture::Capture;
+use super::guard::Guard;
+use super::premap::Premap;
+use super::{Mode, Phase, Rounds, Save, SaveError, Tail, Window};
+use crate::page_set::PageSet;
+use crate::ports::{BATCH_PAGES, Cancel, Disks, Domain, Event, ImageSink, MappedPages, Mapper};
+use crate::units::PageCount;
+
+/// The instant that an image shows.
+type Moment = Timestamp;
+
+/// What the pause window took from the guest.
+pub(super) struct Cut {
+    pub window: Window,
+    pub tail: Tail,
+    pub moment: Moment,
+}
+
+/// Cuts a stretch of time into laps, seconds each.
+struct Laps {
+    began: Instant,
+    last: Instant,
+}
+
+impl Laps {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last: now,
+        }
+    }
+
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let lap = now.duration_since(self.last).as_secs_f64();
+        self.last = now;
+        lap
+    }
+
+    fn total(&self) -> f64 {
+        self.last.duration_since(self.began).as_secs_f64()
+    }
+}
+
+impl<D: Domain, S: ImageSink> Save<'_, D, S> {
+    /// Suspends the guest, captures the pages left by the rounds and what was dirtied since, the state and
+    /// the disks, and lets the guest run on.
+    pub(super) fn cut(
+        &mut self,
+        pages: &PageSet,
+        rounds: &Rounds,
+    ) -> Result<Phase<Cut>, SaveError> {
+        let mut left = rounds.left.clone();
+        let Some(mapper) = self.mappers.first_mut() else {
+            unreachable!("preflight makes a mapper");
+        };
+        let room = if self.options.mode == Mode::Plain {
+            PageCount(0)
+        } else {
+            self.options.capture_memory.whole_pages()
+        };
+        let mut premap = Premap::new(mapper, &left, rounds.extra, rounds.suspend_s, room);
+        self.sink.settle()?;
+        self.observer.event(&Event::Suspending);
+
+        let mut window = Window {
+            predicted_s: rounds.window_s,
+            left_pages: left.count(),
+            dirty_rate: rounds.dirty_rate,
+            ..Window::default()
+        };
+        let mut laps = Laps::start();
+        self.guest
+            .suspend(self.options.suspend_timeout, self.cancel, &mut premap)?;
+        window.suspend_s = laps.lap();
+        let moment = Timestamp::now();
+        // Whatever comes of it, the guest runs on before anything else is done about it.
+        let mut scene = Scene {
+            guest: &mut self.guest,
+            sink: &*self.sink,
+            disks: &mut *self.disks,
+            cancel: self.cancel,
+            capture: &mut self.capture,
+            threads: self.options.threads,
+            hold: self.options.mode != Mode::Plain,
+            window: &mut window,
+            laps: &mut laps,
+        };
+        let captured = scene.capture(pages, &mut left, &mut premap);
+        laps.lap();
+        self.guest.resume()?;
+        window.resume_s = laps.lap();
+        window.total_s = laps.total();
+        window.suspended_s = window.total_s - window.suspend_s;
+        // The pages mapped for it, too, go after the resume only.
+        drop(premap);
+        self.guest.announce()?;
+
+        Ok(match captured? {
+            Phase::Done(tail) => Phase::Done(Cut {
+                window,
+                tail,
+                moment,
+            }),
+            Phase::Resized => Phase::Resized,
+        })
+    }
+}
+
+/// All that is at hand while the guest stands still.
+struct Scene<'s, 'd, D: Domain, S: ImageSink> {
+    guest: &'s mut Guard<'d, D>,
+    sink: &'s S,
+    disks: &'s mut dyn Disks,
+    cancel: &'s Cancel,
+    capture: &'s mut Capture,
+    threads: usize,
+    /// Pages are held in memory; a plain save writes them straight on.
+    hold: bool,
+    window: &'s mut Window,
+    laps: &'s mut Laps,
+}
+
+impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
+    fn capture(
+        &mut self,
+        pages: &PageSet,
+        left: &mut PageSet,
+        premap: &mut Premap<'_, D::Mapper>,
+    ) -> Result<Phase<Tail>, SaveError> {
+        if self.hold {
+            self.guest.fetch_dirty(left, true)?;
+        }
+        if !self.guest.confine(left, pages)? {
+            return Ok(Phase::Resized);
+        }
+        self.window.dirty_fetch_s = self.laps.lap();
+        self.window.pages = left.count();
+        if self.hold {
+            premap.complete(left)?;
+            premap.copy_out(left, self.capture, self.threads);
+        }
+        self.write_rest(left, premap.mapper())?;
+        self.window.captured_bytes = self.capture.count().bytes();
+        self.window.copy_s = self.laps.lap();
+        let tail = self.guest.final_state()?;
+        self.window.state_s = self.laps.lap();
+        self.disks.cut().map_err(|source| SaveError::Disks {
+            operation: "cut",
+            source,
+        })?;
+        self.window.disks_s = self.laps.lap();
+        Ok(Phase::Done(tail))
+    }
+
+    /// Pages that are not mapped yet, or for which there is no room: captured as far as there is,
+    /// the rest written to the image.
+    fn write_rest(&mut self, left: &PageSet, mapper: &mut D::Mapper) -> Result<(), SaveError> {
+        let mut todo = left.iter();
+        let mut pfns = Vec::with_capacity(BATCH_PAGES);
+        loop {
+            pfns.clear();
+            pfns.extend(todo.by_ref().take(BATCH_PAGES));
+            if pfns.is_empty() {
+                return Ok(());
+            }
+            SaveError::if_raised(self.cancel)?;
+            let batch = mapper.map(&pfns)?;
+            let mut overflow = vec![];
+            for (index, &pfn) in pfns.iter().enumerate() {
+                let page = batch.page(index).ok_or(SaveError::PageLost(pfn))?;
+                if !self.hold || !self.capture.take(pfn, page) {
+                    overflow.push((pfn, page));
+                }
+            }
+            if !overflow.is_empty() {
+                self.window.written_in_window_bytes += self.sink.write_suspended(&overflow)?.bytes;
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Remembers the pause windows of earlier saves, so that the next can be foretold.
+//!
+//! One small file for each guest, named by its UUID, JSON, on a tmpfs: what is lost with a reboot
+//! is learned again by the first save.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::forecast::PastWindow;
+
+/// So many windows of a guest are kept.
+const KEPT: usize = 12;
+/// Where a guest has none, those of so many others are asked.
+const OTHERS: usize = 4;
+/// A file is not read beyond.
+const LONGEST: u64 = 64 << 10;
+
+/// The windows on one host.
+#[derive(Clone, Debug)]
+pub struct History {
+    directory: PathBuf,
+}
+
+impl History {
+    /// The windows kept in a directory, which need not exist.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// The windows of a guest, the latest last; those of others if it has had none. What cannot be
+    /// read is as if it were not there: it only makes the forecast better.
+    #[must_use]
+    pub fn of(&self, uuid: &str) -> Vec<PastWindow> {
+        let own = self.path(uuid).map(|path| read(&path)).unwrap_or_default();
+        if own.is_empty() {
+            self.of_others()
+        } else {
+            own
+        }
+    }
+
+    fn of_others(&self) -> Vec<PastWindow> {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return vec![];
+        };
+        let mut files: Vec<(SystemTime, PathBuf)> = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        files.sort();
+        let latest = files.iter().rev().take(OTHERS);
+        latest.flat_map(|(_, path)| read(path)).collect()
+    }
+
+    /// Adds a window of a guest.
+    ///
+    /// # Errors
+    /// What the system says; nothing is lost but the window.
+    pub fn add(&self, uuid: &str, window: PastWindow) -> io::Result<()> {
+        let path = self
+            .path(uuid)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut windows = read(&path);
+        windows.push(window);
+        windows.drain(..windows.len().saturating_sub(KEPT));
+        std::fs::create_dir_all(&self.directory)?;
+        // Whoever reads meanwhile reads the old one or the new one.
+        let mut file = tempfile_in(&self.directory, uuid)?;
+        let written = serde_json::to_writer(&mut file.0, &windows).map_err(io::Error::from);
+        let done = written
+            .and_then(|()| file.0.flush())
+            .and_then(|()| std::fs::rename(&file.1, &path));
+        if done.is_err() {
+            let _ = std::fs::remove_file(&file.1);
+        }
+        done
+    }
+
+    /// A UUID is no path.
+    fn path(&self, uuid: &str) -> Option<PathBuf> {
+        let plain = !uuid.is_empty() && uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        plain.then(|| self.directory.join(uuid))
+    }
+}
+
+/// The saver of a guest holds its lock, so nobody else writes under this name.
+fn tempfile_in(directory: &Path, uuid: &str) -> io::Result<(std::fs::File, PathBuf)> {
+    let path = directory.join(format!(".{uuid}.new"));
+    Ok((std::fs::File::create(&path)?, path))
+}
+
+fn read(path: &Path) -> Vec<PastWindow> {
+    let sane = |w: &PastWindow| {
+        [w.rate, w.copy_s, w.fixed_s]
+            .iter()
+            .all(|value| value.is_finite() && *value >= 0.0)
+    };
+    let small = std::fs::metadata(path).is_ok_and(|meta| meta.len() <= LONGEST);
+    let text = small.then(|| std::fs::read(path).ok()).flatten();
+    let windows = text.and_then(|text| serde_json::from_slice::<Vec<PastWindow>>(&text).ok());
+    let mut windows = windows.unwrap_or_default();
+    windows.retain(sane);
+    windows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::PageCount;
+
+    fn window(rate: f64) -> PastWindow {
+        PastWindow {
+            rate,
+            left: PageCount(1),
+            pages: PageCount(2),
+            copy_s: 0.001,
+            fixed_s: 0.05,
+            suspend_s: 0.04,
+            first_pass_s: 0.0,
+            later_pass_s: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_last_windows_of_a_guest_are_kept() {
+        let dir = tempfile::tempdir().expect("directory");
+        let history = History::in_directory(&dir.path().join("windows"));
+        assert!(history.of("0a-1").is_empty());
+        for n in 0..20 {
+            history.add("0a-1", window(f64::from(n))).expect("added");
+        }
+        let rates: Vec<_> = history.of("0a-1").iter().map(|w| w.rate as u32).collect();
+        assert_eq!(rates, (8..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_guest_without_windows_is_taken_to_be_like_others() {
+        let dir = tempfile::tempdir().expect("directory");
+        let history = History::in_directory(dir.path());
+        history.add("0a", window(7.0)).expect("added");
+        assert_eq!(history.of("0b"), [window(7.0)]);
+        history.add("0b", window(9.0)).expect("added");
+        assert_eq!(history.of("0b"), [window(9.0)]);
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_there_and_no_name_leads_elsewhere() {
+        let dir = tempfile::tempdir().expect("directory");
+        let history = History::in_directory(dir.path());
+        for text in ["", "[", "[{\"rate\":1}]", "[[]]"] {
+            std::fs::write(dir.path().join("0c"), text).expect("written");
+            assert!(history.of("0c").is_empty(), "{text}");
+        }
+        assert!(history.add("../x", window(0.0)).is_err());
+        history.add("0c", window(1.0)).expect("added");
+        assert_eq!(history.of("0c"), [window(1.0)]);
+    }
+}

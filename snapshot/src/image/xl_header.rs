@@ -1,0 +1,101 @@
+//! The outermost header: what `xl` writes before the stream (`tools/xl/xl.h`,
+//! `struct save_file_header`), with the guest's configuration in it.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 32 | magic |
+//! | 32 | 4 | byte order, 0x01020304 in native order |
+//! | 36 | 4 | mandatory flags: JSON configuration 1, stream version 2 = 2 |
+//! | 40 | 4 | optional flags, 0 |
+//! | 44 | 4 | length of the optional data that follows |
+//! | 48 | 4 | length of the configuration, its NUL included |
+//! | 52 | n | configuration, padded with blanks before the NUL |
+
+use crate::page::PAGE_SIZE;
+
+/// The first 32 bytes of the file.
+pub const MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
+/// The size before the configuration.
+pub const FIXED: u64 = 52;
+
+const BYTE_ORDER: u32 = 0x0102_0304;
+const MANDATORY: u32 = 3;
+/// No configuration is that long; a reader does not allocate more for it.
+const MAX_CONFIG: u32 = 16 << 20;
+
+/// The header with a configuration that is padded so that header and a `following` number of bytes
+/// together end at a multiple of the page size, and the stream starts at a multiple of 8.
+#[must_use]
+pub fn encode(config: &[u8], following: u64) -> Vec<u8> {
+    let bare = FIXED + config.len() as u64 + 1;
+    let total = (bare + following).next_multiple_of(PAGE_SIZE as u64) - following;
+    let config_len = (total - FIXED) as u32;
+    let mut out = Vec::with_capacity(total as usize);
+    out.extend_from_slice(MAGIC);
+    for field in [BYTE_ORDER, MANDATORY, 0, config_len + 4, config_len] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    out.extend_from_slice(config);
+    out.resize(total as usize - 1, b' ');
+    out.push(0);
+    out
+}
+
+/// Reads the fixed part; the length of the configuration, or what is wrong.
+///
+/// # Errors
+/// A text that says what is wrong.
+pub fn decode(fixed: &[u8; FIXED as usize]) -> Result<u32, &'static str> {
+    if &fixed[..32] != MAGIC {
+        return Err("the file does not start as an xl save file does");
+    }
+    let field =
+        |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+    if field(32) != BYTE_ORDER {
+        return Err("the file was written on a machine of another byte order");
+    }
+    if field(36) != MANDATORY {
+        return Err("the file's mandatory flags are not those of a version 2 stream");
+    }
+    let config_len = field(48);
+    if config_len == 0 || config_len > MAX_CONFIG || field(44) != config_len + 4 {
+        return Err("the length of the configuration is out of bounds");
+    }
+    Ok(config_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> [u8; FIXED as usize] {
+        encode(b"{}", 0)[..FIXED as usize]
+            .try_into()
+            .expect("the fixed part")
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let out = encode(b"{\"a\":1}", 100);
+        assert_eq!((out.len() + 100) % PAGE_SIZE, 0);
+        let length = decode(&out[..52].try_into().expect("52 bytes")).expect("a good header");
+        assert_eq!(out.len() as u64, FIXED + u64::from(length));
+        assert_eq!(out.last(), Some(&0));
+        let text = std::str::from_utf8(&out[52..out.len() - 1]).expect("text");
+        assert_eq!(text.trim_end(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn each_wrong_field_is_refused() {
+        assert!(decode(&header()).is_ok());
+        for at in [0, 31, 32, 36, 44, 48] {
+            let mut bad = header();
+            bad[at] ^= 0x40;
+            assert!(decode(&bad).is_err(), "byte {at}");
+        }
+        let mut huge = header();
+        huge[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
+        huge[44..48].copy_from_slice(&3u32.to_le_bytes());
+        assert!(decode(&huge).is_err());
+    }
+}

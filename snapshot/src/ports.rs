@@ -1,0 +1,519 @@
+//! What the engine needs from the world, as small traits on the consumer's side.
+//!
+//! [`Domain`] and [`Mapper`] are the guest, [`ImageSink`] is the image, [`Disks`] cuts the disks,
+//! [`Observer`] hears how it goes, [`Cancel`] asks to stop. Back-ends implement them; the engine
+//! knows nothing else.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::trailer::Facts;
+use crate::image::{Preamble, Tail};
+use crate::page::GuestPage;
+use crate::page_set::PageSet;
+use crate::policy::Decision;
+use crate::report::{Round, Window};
+use crate::units::{Bytes, CpuPercent, PageCount, Pfn};
+
+/// An error of a back-end, boxed so that the engine stays free of back-end types.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who the guest is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The domain's number.
+    pub domid: u32,
+    /// Its name.
+    pub name: String,
+    /// Its UUID in the usual text form.
+    pub uuid: String,
+}
+
+/// Why a call on the guest failed, as far as the engine and the exit code care.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// The guest is no more: destroyed, crashed or shut down in mid-save. The text is its name
+    /// and what became of it ("db1 was destroyed").
+    #[error("Domain {0} during the save")]
+    Gone(String),
+    /// The guest did not answer, or answered and did not suspend, within the time allowed. The
+    /// request has been taken back and the guest runs.
+    #[error("{0}")]
+    NotSuspended(String),
+    /// The user asked to stop while the guest was waited for; the request has been taken back.
+    #[error("Interrupted by signal {0}")]
+    Interrupted(i32),
+    /// This guest cannot be saved (so): the text says why and what to do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A call failed.
+    #[error("Failed to {operation} domain {domain}")]
+    Call {
+        /// What was being done, to stand after "failed to".
+        operation: &'static str,
+        /// The domain's name or number.
+        domain: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+}
+
+/// How a guest's use of the CPU can be limited, and how it is before livesave does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// The limit that its administrator has set; `None` is no limit.
+    pub own: Option<CpuPercent>,
+    /// How it would be throttled: `credit cap`, `credit2 cap`, `pauses`.
+    pub means: &'static str,
+}
+
+/// The guest.
+///
+/// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
+/// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
+/// `suspend`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
+/// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` had been called, and
+/// `log_dirty_off` if `log_dirty_on` had returned `Ok`.
+pub trait Domain {
+    /// Maps pages for one thread of the copier.
+    type Mapper: Mapper + Send;
+
+    /// Who it is.
+    fn identity(&self) -> &Identity;
+
+    /// What stands in the image before the memory, fitting the last `memory_map`. May take a
+    /// while: the guest runs.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn preamble(&mut self) -> Result<Preamble, DomainError>;
+
+    /// Which pages exist now; `None` if that changed while it was looked at, to be asked again a
+    /// little later. May be called again when [`Domain::map_holds`] said no.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn memory_map(&mut self) -> Result<Option<PageSet>, DomainError>;
+
+    /// Whether the pages that exist are still those of the last `memory_map`. `stray` holds dirty
+    /// pages outside that map (empty where there are none). Cheap: called after every round and
+    /// once in the pause window.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn map_holds(&mut self, stray: &PageSet) -> Result<bool, DomainError>;
+
+    /// A new mapper. The engine makes all it needs before the first pass.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn mapper(&self) -> Result<Self::Mapper, DomainError>;
+
+    /// Starts dirty tracking. From its return on every write to guest memory is seen by
+    /// `fetch_dirty`. Refuses, changing nothing, where somebody else has it on.
+    ///
+    /// # Errors
+    /// [`DomainError`]; tracking is off then.
+    fn log_dirty_on(&mut self) -> Result<(), DomainError>;
+
+    /// Adds to `into` all pages written since tracking began or since the last fetch, and forgets
+    /// them. A page written while this runs is in this fetch or in the next. `last` says that the
+    /// guest is suspended and that no fetch need follow: then they need not be forgotten.
+    ///
+    /// # Errors
+    /// [`DomainError`], also when tracking has been switched off by somebody else meanwhile; some
+    /// dirty bits may then be lost, so that the image must be given up.
+    fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError>;
+
+    /// Adds to `into` the pages written since tracking began or since the last fetch, and forgets
+    /// nothing. For choosing what to copy later; what it says decides nothing that must be right.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn peek_dirty(&mut self, into: &mut PageSet) -> Result<(), DomainError>;
+
+    /// Ends dirty tracking. Called once per successful `log_dirty_on`, the guest running.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `Unsupported` if somebody else may have fetched dirty pages meanwhile, so
+    /// that the image must be given up; tracking is then theirs, and no longer ours to end.
+    fn log_dirty_off(&mut self) -> Result<(), DomainError>;
+
+    /// How its use of the CPU can be limited, and how it is; not called while throttled.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn cpu(&mut self) -> Result<Cpu, DomainError>;
+
+    /// CPU time that it has used so far, all vCPUs together. Cheap.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn cpu_time(&mut self) -> Result<Duration, DomainError>;
+
+    /// Limits it to so much CPU at most, which is less than its own limit. May be called again
+    /// with another limit.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `unthrottle` is called all the same.
+    fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError>;
+
+    /// Puts its own limit back, unless somebody else has changed it meanwhile. Nothing to do if it
+    /// is not throttled.
+    ///
+    /// # Errors
+    /// [`DomainError`]; may be called again.
+    fn unthrottle(&mut self) -> Result<(), DomainError>;
+
+    /// Asks the guest to suspend and waits until it has: at most `timeout`, and no longer than
+    /// `cancel` stays quiet. On `Ok` nothing writes to guest memory any more until `resume`. Where
+    /// the wait is long enough for it, `meanwhile` is called.
+    ///
+    /// # Errors
+    /// [`DomainError`]; the request has been taken back and the guest runs (or is gone).
+    fn suspend(
+        &mut self,
+        timeout: Duration,
+        cancel: &Cancel,
+        meanwhile: &mut dyn Meanwhile,
+    ) -> Result<(), DomainError>;
+
+    /// What stands in the image after the memory: vCPU and device state at the cut. Called while
+    /// suspended, before `resume`.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    fn final_state(&mut self) -> Result<Tail, DomainError>;
+
+    /// Lets the suspended guest run on where it stands. Nothing slow: the pause window ends here.
+    ///
+    /// # Errors
+    /// [`DomainError`]; may be called again.
+    fn resume(&mut self) -> Result<(), DomainError>;
+
+    /// Tells the host's other tools that the guest runs on. Called after `resume`; may take as long
+    /// as they do.
+    ///
+    /// # Errors
+    /// [`DomainError`]; may be called again.
+    fn announce(&mut self) -> Result<(), DomainError>;
+}
+
+/// What is made ready while a guest that was asked to suspend is on its way.
+pub trait Meanwhile {
+    /// How long it is expected to take; zero if nothing is known.
+    fn expected(&self) -> Duration;
+
+    /// A moment to do something short in, so long after the request. Whether the dirty set is
+    /// wanted.
+    fn moment(&mut self, since: Duration) -> bool;
+
+    /// The pages that are dirty by now (or a part of them).
+    fn dirty(&mut self, pages: &PageSet);
+}
+
+/// Makes nothing ready.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Idle;
+
+impl Meanwhile for Idle {
+    fn expected(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn moment(&mut self, _: Duration) -> bool {
+        false
+    }
+    fn dirty(&mut self, _: &PageSet) {}
+}
+
+/// Maps guest memory for reading; one per copier thread.
+pub trait Mapper {
+    /// A mapped batch; unmapped when dropped.
+    type Batch<'a>: MappedPages
+    where
+        Self: 'a;
+    /// A batch that stays mapped beside others.
+    type Kept: MappedPages;
+
+    /// Maps up to [`BATCH_PAGES`] pages, ascending, for reading.
+    ///
+    /// # Errors
+    /// [`DomainError`] if the batch as a whole cannot be mapped. A single page that cannot is
+    /// `None` in the batch.
+    fn map<'a>(&'a mut self, pfns: &[Pfn]) -> Result<Self::Batch<'a>, DomainError>;
+
+    /// The same, to be kept beside others, and always showing the page as it is now; `None` where
+    /// that gains nothing.
+    ///
+    /// # Errors
+    /// [`DomainError`] if the batch as a whole cannot be mapped.
+    fn keep(&mut self, pfns: &[Pfn]) -> Result<Option<Self::Kept>, DomainError>;
+}
+
+/// How many pages the engine maps at a time, at most.
+pub const BATCH_PAGES: usize = 1024;
+
+impl MappedPages for std::convert::Infallible {
+    fn page(&self, _: usize) -> Option<GuestPage<'_>> {
+        match *self {}
+    }
+}
+
+/// A batch of mapped pages.
+pub trait MappedPages {
+    /// The page mapped for the `index`-th pfn of the request; `None` if it cannot be mapped now
+    /// (ballooned out, in transit).
+    fn page(&self, index: usize) -> Option<GuestPage<'_>>;
+}
+
+/// How a pass over pages went into the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Pages taken.
+    pub pages: PageCount,
+    /// Those of them that are all zero.
+    pub zero_pages: PageCount,
+    /// Bytes of data in them, before compression.
+    pub bytes: Bytes,
+}
+
+impl Written {
+    /// Adds another pass's share.
+    pub fn add(&mut self, more: Self) {
+        self.pages += more.pages;
+        self.zero_pages += more.zero_pages;
+        self.bytes += more.bytes;
+    }
+}
+
+/// The room that an image may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// If every page held data.
+    pub needed: Bytes,
+    /// What the file system has left.
+    pub free: Bytes,
+}
+
+/// What became of a finished image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Its size.
+    pub size: Bytes,
+    /// What the file system allocated for it.
+    pub allocated: Bytes,
+}
+
+/// Where the image goes. Nothing is seen under the final name before `commit`, and nothing is
+/// left when it is dropped instead.
+pub trait ImageSink: Sync {
+    /// Starts the image: the records before the memory, and a place for every page of `pages`.
+    /// Called again, it starts over. Says how much room it may take.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn begin(&mut self, preamble: &Preamble, pages: &PageSet) -> Result<Room, SinkError>;
+
+    /// Takes pages, newest copy wins; the pfns ascend and are members of the set given to
+    /// `begin`. Called from several threads at once, never for the same page.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the image must be given up.
+    fn write(&self, pages: &[(Pfn, GuestPage<'_>)]) -> Result<Written, SinkError>;
+
+    /// The guest is about to be suspended: what was taken is out of memory when this returns.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the image must be given up.
+    fn settle(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    /// As `write`, but the guest stands still meanwhile, so that nothing is done that can be done
+    /// later. By one thread, after `settle`.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the image must be given up.
+    fn write_suspended(&self, pages: &[(Pfn, GuestPage<'_>)]) -> Result<Written, SinkError> {
+        self.write(pages)
+    }
+
+    /// Ends the image with the final state and livesave's own facts and makes it durable. May take
+    /// long; it has no name yet.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn finish(&mut self, tail: &Tail, facts: &Facts) -> Result<Finished, SinkError>;
+
+    /// Gives the finished image its name.
+    ///
+    /// # Errors
+    /// [`SinkError`]; what stood under the name before still does.
+    fn commit(&mut self) -> Result<(), SinkError>;
+
+    /// How many pages are all zero in what has been written so far.
+    fn zero_pages(&self) -> PageCount;
+
+    /// The image's final path, for messages and the report.
+    fn path(&self) -> &Path;
+}
+
+/// The image could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("Failed to {operation} image {path}")]
+pub struct SinkError {
+    /// What was being done, to stand after "failed to".
+    pub operation: &'static str,
+    /// The image's final path.
+    pub path: String,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// The guest's disks, cut at the same instant as its memory.
+///
+/// Order: `prepare`, then in the pause window `cut`, then after the resume `commit`; on any error
+/// after `prepare` has been called, `undo` instead of what is left.
+pub trait Disks {
+    /// Checks that the cut will be possible and does all that can be done before. The guest runs.
+    ///
+    /// # Errors
+    /// Any; `undo` follows.
+    fn prepare(&mut self) -> Result<(), BoxError>;
+
+    /// Fixes the disks' content. The guest is suspended: milliseconds only, no process started.
+    ///
+    /// # Errors
+    /// Any; `undo` follows after the resume.
+    fn cut(&mut self) -> Result<(), BoxError>;
+
+    /// Makes the cut lasting. The guest runs again.
+    ///
+    /// # Errors
+    /// Any; `undo` follows.
+    fn commit(&mut self) -> Result<(), BoxError>;
+
+    /// Takes back whatever was done; may be called at any point and more than once.
+    fn undo(&mut self);
+}
+
+/// Leaves the disks out of the image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryOnly;
+
+impl Disks for MemoryOnly {
+    fn prepare(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn cut(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn commit(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
+    fn undo(&mut self) {}
+}
+
+/// What happens during a save, in order.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The guest was looked at; the save begins.
+    Started {
+        /// Who is saved.
+        identity: &'a Identity,
+        /// How many pages it has.
+        pages: PageCount,
+    },
+    /// A pass begins.
+    RoundStarted {
+        /// Its number, from 0.
+        round: u32,
+        /// Pages to copy in it.
+        pages: PageCount,
+    },
+    /// A pass goes on.
+    Progress {
+        /// Pages copied in it so far.
+        pages: PageCount,
+    },
+    /// A pass ended.
+    RoundEnded {
+        /// How it went.
+        round: &'a Round,
+        /// What follows.
+        decision: Decision,
+    },
+    /// The guest's memory was resized; the save starts over.
+    StartedOver,
+    /// The guest is asked to suspend.
+    Suspending,
+    /// The guest runs again.
+    Resumed {
+        /// How the pause window went.
+        window: &'a Window,
+    },
+    /// What was captured is being written, and the image made durable.
+    Flushing {
+        /// Pages still to write.
+        pages: PageCount,
+    },
+    /// Something went wrong that does not fail the save, or that happened while a failed save was
+    /// put right. To be told to the user.
+    Warning(&'a str),
+}
+
+/// Hears how a save goes. Never called inside the pause window: a terminal that takes no more
+/// output would hold the guest suspended.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, event: &Event<'_>);
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&mut self, _: &Event<'_>) {}
+}
+
+/// A request to stop, raised by a signal handler and looked at everywhere the save may wait.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicUsize>);
+
+impl Cancel {
+    /// A request not raised yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks to stop because of a signal.
+    pub fn raise(&self, signal: i32) {
+        self.0
+            .store(signal.unsigned_abs() as usize, Ordering::SeqCst);
+    }
+
+    /// The word itself, for a signal handler to store the signal's number in.
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicUsize> {
+        self.0.clone()
+    }
+
+    /// The signal that asked to stop, if one did.
+    #[must_use]
+    pub fn raised(&self) -> Option<i32> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! A guest in memory, scripted and faulty on demand, for tests of the engine.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use crate::image::trailer::Facts;
+use crate::image::{GuestType, Preamble, Record, Tail, libxc};
+use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
+use crate::page_set::PageSet;
+use crate::policy::StopReason;
+use crate::ports::{
+    BoxError, Cancel, Cpu, Disks, Domain, DomainError, Identity, MappedPages, Mapper, Meanwhile,
+};
+use crate::report::Window;
+use crate::units::{CpuPercent, PageCount, Pfn};
+
+/// Counts calls and fails the one that was asked for.
+#[derive(Clone, Default)]
+pub struct Faults(Rc<FaultsInner>);
+
+#[derive(Default)]
+struct FaultsInner {
+    calls: Cell<u32>,
+    fail_at: Cell<Option<u32>>,
+    log: RefCell<Vec<&'static str>>,
+}
+
+impl Faults {
+    pub fn at(call: u32) -> Self {
+        let faults = Self::default();
+        faults.0.fail_at.set(Some(call));
+        faults
+    }
+
+    pub fn log(&self) -> Vec<&'static str> {
+        self.0.log.borrow().clone()
+    }
+
+    fn call(&self, name: &'static str) -> Result<(), BoxError> {
+        let call = self.0.calls.get();
+        self.0.calls.set(call + 1);
+        self.0.log.borrow_mut().push(name);
+        if self.0.fail_at.get() == Some(call) {
+            return Err(Box::new(io::Error::other(name)));
+        }
+        Ok(())
+    }
+}
+
+type Memory = Arc<RwLock<Vec<PageBytes>>>;
+
+/// The guest. It writes when the engine fetches the dirty set or suspends it: the pages of the
+/// next entry of `writes`, each with a value of its own.
+pub struct FakeDomain {
+    pub memory: Memory,
+    pub pages: PageSet,
+    pub writes: Vec<Vec<u64>>,
+    /// After that many fetches the set of pages becomes this one.
+    pub resize: Option<(usize, PageSet)>,
+    /// How often the memory map is in motion before it can be had.
+    pub moving: u32,
+    pub faults: Faults,
+    pub suspended: bool,
+    pub log_dirty: bool,
+    /// The limit set by the engine, if it has set one.
+    pub throttled: Option<CpuPercent>,
+    /// CPU time used so far.
+    pub cpu_time: Duration,
+    /// All limits that were set.
+    pub limits: Vec<CpuPercent>,
+    /// Memory at the moment of the suspend.
+    pub at_cut: Vec<PageBytes>,
+    /// Pages that cannot be mapped while the guest runs.
+    pub unmappable: Arc<Mutex<Vec<u64>>>,
+    identity: Identity,
+    dirty: PageSet,
+    mapped: PageSet,
+    fetches: usize,
+    counter: u8,
+}
+
+impl FakeDomain {
+    pub fn new(pages: PageSet, writes: Vec<Vec<u64>>) -> Self {
+        let span = pages.span();
+        let mut memory = vec![PageBytes::ZERO; span.0 as usize];
+        for pfn in pages.iter().filter(|pfn| pfn.0 % 3 != 0) {
+            memory[pfn.0 as usize].0.fill(pfn.0 as u8 | 1);
+        }
+        Self {
+            memory: Arc::new(RwLock::new(memory)),
+            pages,
+            writes,
+            resize: None,
+            moving: 0,
+            faults: Faults::default(),
+            suspended: false,
+            log_dirty: false,
+            throttled: None,
+            cpu_time: Duration::ZERO,
+            limits: vec![],
+            at_cut: vec![],
+            unmappable: Arc::default(),
+            identity: Identity {
+                domid: 7,
+                name: "fake".into(),
+                uuid: "0".into(),
+            },
+            dirty: PageSet::new(span),
+            mapped: PageSet::new(span),
+            fetches: 0,
+            counter: 100,
+        }
+    }
+
+    fn run_a_while(&mut self) {
+        // It is always busy.
+        self.cpu_time += Duration::from_secs(10);
+        if self.writes.is_empty() {
+            return;
+        }
+        let mut memory = self.memory.write().expect("memory");
+        for pfn in self.writes.remove(0) {
+            self.counter = self.counter.wrapping_add(1);
+            memory[pfn as usize].0[pfn as usize % PAGE_SIZE] = self.counter;
+            if self.log_dirty {
+                self.dirty.insert(Pfn(pfn));
+            }
+        }
+    }
+
+    fn call(&self, operation: &'static str) -> Result<(), DomainError> {
+        self.faults
+            .call(operation)
+            .map_err(|source| DomainError::Call {
+                operation,
+                domain: self.identity.name.clone(),
+                source,
+            })
+    }
+}
+
+impl Domain for FakeDomain {
+    type Mapper = FakeMapper;
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn preamble(&mut self) -> Result<Preamble, DomainError> {
+        self.call("preamble")?;
+        Ok(Preamble {
+            config: b"{}".to_vec(),
+            guest: GuestType::Hvm,
+            xen_version: (4, 17),
+            static_data: vec![],
+            before_memory: vec![],
+        })
+    }
+
+    fn memory_map(&mut self) -> Result<Option<PageSet>, DomainError> {
+        self.call("memory_map")?;
+        if self.moving > 0 {
+            self.moving -= 1;
+            return Ok(None);
+        }
+        self.mapped = self.pages.clone();
+        Ok(Some(self.pages.clone()))
+    }
+
+    fn map_holds(&mut self, stray: &PageSet) -> Result<bool, DomainError> {
+        self.call("map_holds")?;
+        let mut known = stray.clone();
+        known.intersect(&self.pages);
+        Ok(self.mapped == self.pages && known.is_empty())
+    }
+
+    fn mapper(&self) -> Result<FakeMapper, DomainError> {
+        self.call("mapper")?;
+        Ok(FakeMapper {
+            memory: self.memory.clone(),
+            unmappable: self.unmappable.clone(),
+        })
+    }
+
+    fn log_dirty_on(&mut self) -> Result<(), DomainError> {
+        self.call("log_dirty_on")?;
+        assert!(!self.log_dirty, "switched on twice");
+        self.log_dirty = true;
+        Ok(())
+    }
+
+    fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError> {
+        assert_eq!(last, self.suspended);
+        self.call("fetch_dirty")?;
+        if !self.suspended {
+            self.run_a_while();
+            self.fetches += 1;
+            if let Some((_, pages)) = self.resize.take_if(|(at, _)| *at == self.fetches) {
+                self.pages = pages;
+            }
+        }
+        into.union(&self.dirty);
+        self.dirty.clear();
+        Ok(())
+    }
+
+    fn peek_dirty(&mut self, into: &mut PageSet) -> Result<(), DomainError> {
+        self.call("peek_dirty")?;
+        into.union(&self.dirty);
+        Ok(())
+    }
+
+    fn log_dirty_off(&mut self) -> Result<(), DomainError> {
+        assert!(!self.suspended, "log-dirty goes off after the resume");
+        self.call("log_dirty_off")?;
+        self.log_dirty = false;
+        Ok(())
+    }
+
+    fn cpu(&mut self) -> Result<Cpu, DomainError> {
+        self.call("cpu")?;
+        Ok(Cpu {
+            vcpus: 1,
+            own: None,
+            means: "cap",
+        })
+    }
+
+    fn cpu_time(&mut self) -> Result<Duration, DomainError> {
+        self.call("cpu_time")?;
+        Ok(self.cpu_time)
+    }
+
+    fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError> {
+        self.throttled = Some(limit);
+        self.limits.push(limit);
+        self.call("throttle")
+    }
+
+    fn unthrottle(&mut self) -> Result<(), DomainError> {
+        if self.throttled.is_some() {
+            self.call("unthrottle")?;
+            self.throttled = None;
+        }
+        Ok(())
+    }
+
+    fn suspend(
+        &mut self,
+        _: Duration,
+        cancel: &Cancel,
+        meanwhile: &mut dyn Meanwhile,
+    ) -> Result<(), DomainError> {
+        assert!(self.throttled.is_none(), "suspended while throttled");
+        self.call("suspend")?;
+        if let Some(signal) = cancel.raised() {
+            return Err(DomainError::Interrupted(signal));
+        }
+        // It is looked at a few times before it stands, and writes on between the looks.
+        for ms in 0..100 {
+            if meanwhile.moment(Duration::from_millis(ms)) {
+                self.run_a_while();
+                meanwhile.dirty(&self.dirty);
+            }
+        }
+        self.run_a_while();
+        self.suspended = true;
+        self.at_cut = self.memory.read().expect("memory").clone();
+        self.unmappable.lock().expect("list").clear();
+        Ok(())
+    }
+
+    fn final_state(&mut self) -> Result<Tail, DomainError> {
+        assert!(self.suspended);
+        self.call("final_state")?;
+        let context = Record::new(libxc::record::HVM_CONTEXT, vec![7; 9]);
+        Ok(Tail {
+            libxc: vec![context],
+            libxl: vec![],
+        })
+    }
+
+    fn resume(&mut self) -> Result<(), DomainError> {
+        assert!(self.suspended);
+        self.call("resume")?;
+        self.suspended = false;
+        // It writes on at once: what is written after the cut must not be in the image.
+        let pages = self.pages.iter().map(|pfn| pfn.0).collect();
+        self.writes.insert(0, pages);
+        self.run_a_while();
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Result<(), DomainError> {
+        assert!(!self.suspended);
+        self.call("announce")
+    }
+}
+
+pub struct FakeMapper {
+    memory: Memory,
+    unmappable: Arc<Mutex<Vec<u64>>>,
+}
+
+/// Pages kept mapped: each shows what it holds when it is looked at first.
+pub struct FakeKept {
+    memory: Memory,
+    pages: Vec<(Option<u64>, OnceCell<PageBytes>)>,
+}
+
+impl MappedPages for FakeKept {
+    fn page(&self, index: usize) -> Option<GuestPage<'_>> {
+        let (pfn, page) = &self.pages[index];
+        let pfn = (*pfn)? as usize;
+        let now = || self.memory.read().expect("memory")[pfn].clone();
+        Some(GuestPage::of(page.get_or_init(now)))
+    }
+}
+
+pub struct FakeBatch<'a> {
+    memory: RwLockReadGuard<'a, Vec<PageBytes>>,
+    pfns: Vec<Option<u64>>,
+}
+
+impl Mapper for FakeMapper {
+    type Batch<'a> = FakeBatch<'a>;
+    type Kept = FakeKept;
+
+    fn keep(&mut self, pfns: &[Pfn]) -> Result<Option<FakeKept>, DomainError> {
+        let unmappable = self.unmappable.lock().expect("list");
+        let pages = pfns
+            .iter()
+            .map(|pfn| (!unmappable.contains(&pfn.0)).then_some(pfn.0))
+            .map(|pfn| (pfn, OnceCell::new()))
+            .collect();
+        Ok(Some(FakeKept {
+            memory: self.memory.clone(),
+            pages,
+        }))
+    }
+
+    fn map<'a>(&'a mut self, pfns: &[Pfn]) -> Result<FakeBatch<'a>, DomainError> {
+        let unmappable = self.unmappable.lock().expect("list");
+        let pfns = pfns
+            .iter()
+            .map(|pfn| (!unmappable.contains(&pfn.0)).then_some(pfn.0))
+            .collect();
+        Ok(FakeBatch {
+            memory: self.memory.read().expect("memory"),
+            pfns,
+        })
+    }
+}
+
+impl MappedPages for FakeBatch<'_> {
+    fn page(&self, index: usize) -> Option<GuestPage<'_>> {
+        let pfn = self.pfns[index]?;
+        Some(GuestPage::of(&self.memory[pfn as usize]))
+    }
+}
+
+/// Disks that remember whether they were undone.
+#[derive(Default)]
+pub struct FakeDisks {
+    pub faults: Faults,
+    pub open: bool,
+}
+
+impl Disks for FakeDisks {
+    fn prepare(&mut self) -> Result<(), BoxError> {
+        self.open = true;
+        self.faults.call("disks.prepare")
+    }
+    fn cut(&mut self) -> Result<(), BoxError> {
+        self.faults.call("disks.cut")
+    }
+    fn commit(&mut self) -> Result<(), BoxError> {
+        self.faults.call("disks.commit")?;
+        self.open = false;
+        Ok(())
+    }
+    fn undo(&mut self) {
+        self.open = false;
+    }
+}
+
+/// All pages of an image, by pfn.
+pub fn read_image(path: &Path) -> Vec<(u64, PageBytes)> {
+    let mut pages = vec![];
+    crate::image::Reader::open(path)
+        .expect("a readable image")
+        .for_each_page(|pfn, page| {
+            pages.push((pfn.0, page.clone()));
+            Ok::<_, crate::image::ImageError>(())
+        })
+        .expect("all pages");
+    pages
+}
+
+/// What stands in a directory.
+pub fn entries(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory)
+        .expect("directory")
+        .map(|entry| entry.expect("entry").path())
+        .collect()
+}
+
+/// The pages `0..count`.
+pub fn first_pages(count: u64) -> PageSet {
+    let mut pages = PageSet::new(PageCount(count));
+    pages.insert_range(0..count);
+    pages
+}
+
+/// Facts to put into an image.
+pub fn some_facts() -> Facts {
+    Facts {
+        livesave: "0.1.0".into(),
+        backend: "embedded".into(),
+        domain: Identity {
+            domid: 3,
+            name: "db".into(),
+            uuid: "u".into(),
+        },
+        mode: "live".into(),
+        cut: "2026-11-20T12:00:00Z".into(),
+        memory_pages: PageCount(10),
+        zero_pages: PageCount(4),
+        rounds: vec![],
+        stop: StopReason::SmallEnough,
+        window: Window::default(),
+        target: None,
+        brownout: None,
+    }
+}

@@ -1,0 +1,156 @@
+//! The guest's configuration, read from the running toolstack.
+//!
+//! `xl list -l` prints what libxl knows of a domain now; the same object stands in an `xl save`
+//! file's header.
+
+use serde_json::Value;
+
+use super::xl;
+use crate::ports::{BoxError, Cancel, DomainError};
+
+/// What kind of guest the toolstack started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Hardware virtualised without an emulator.
+    Pvh,
+    /// Hardware virtualised with an emulator.
+    Hvm,
+    /// Paravirtualised.
+    Pv,
+}
+
+/// A guest's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GuestConfig {
+    json: Value,
+    /// What kind of guest it is.
+    pub kind: Kind,
+}
+
+impl GuestConfig {
+    /// Asks the toolstack.
+    ///
+    /// # Errors
+    /// [`DomainError::Call`] if `xl` cannot be run, does not know the domain or does not answer;
+    /// [`DomainError::Interrupted`].
+    pub fn read(domid: u32, cancel: &Cancel) -> Result<Self, DomainError> {
+        let failed = |source: BoxError| DomainError::Call {
+            operation: "read (through `xl list -l`) the configuration of",
+            domain: domid.to_string(),
+            source,
+        };
+        let mut command = xl::command(["list", "-l", &domid.to_string()]);
+        let output = xl::output(&mut command, cancel).map_err(|error| {
+            cancel
+                .raised()
+                .map_or_else(|| failed(error.into()), DomainError::Interrupted)
+        })?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(failed(format!("{}: {said}", output.status).into()));
+        }
+        Self::parse(&output.stdout).map_err(|what| failed(what.into()))
+    }
+
+    /// Takes the configuration out of what `xl list -l` prints: an array of one domain.
+    fn parse(listing: &[u8]) -> Result<Self, String> {
+        let listing: Value = serde_json::from_slice(listing).map_err(|error| error.to_string())?;
+        let domain = listing.get(0).ok_or("the listing is empty")?;
+        let mut json = domain
+            .get("config")
+            .ok_or("the listing has no configuration")?
+            .clone();
+        let info = json
+            .get_mut("c_info")
+            .and_then(Value::as_object_mut)
+            .ok_or("the configuration has no c_info")?;
+        // An image is not tied to the number that its domain had (as `xl save` without -D).
+        info.remove("domid");
+        let kind = match info.get("type").and_then(Value::as_str) {
+            Some("pvh") => Kind::Pvh,
+            Some("hvm") => Kind::Hvm,
+            Some("pv") => Kind::Pv,
+            other => return Err(format!("the configuration's type is {other:?}")),
+        };
+        Ok(Self { json, kind })
+    }
+
+    /// The JSON text for the image's header.
+    #[must_use]
+    pub fn text(&self) -> Vec<u8> {
+        self.json.to_string().into_bytes()
+    }
+
+    /// The guest's disks as (device name, what it is on in dom0).
+    #[must_use]
+    pub fn disks(&self) -> Vec<(String, String)> {
+        let text = |disk: &Value, key| disk.get(key).and_then(Value::as_str).unwrap_or("?").into();
+        self.json
+            .get("disks")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(|disk| (text(disk, "vdev"), text(disk, "pdev_path")))
+            .collect()
+    }
+
+    /// How many devices of the host are passed through to the guest.
+    #[must_use]
+    pub fn passed_through(&self) -> usize {
+        let count = |key| {
+            self.json
+                .get(key)
+                .and_then(Value::as_array)
+                .map_or(0, Vec::len)
+        };
+        count("pcidevs") + count("dtdevs")
+    }
+
+    /// How many virtual NUMA nodes the guest was given.
+    #[must_use]
+    pub fn numa_nodes(&self) -> usize {
+        let nodes = self
+            .json
+            .pointer("/b_info/vnuma_nodes")
+            .and_then(Value::as_array);
+        nodes.map_or(0, Vec::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTING: &str = r#"[{"domid": 3, "config": {
+        "c_info": {"type": "pvh", "domid": 3, "name": "g"},
+        "b_info": {"max_memkb": 524288},
+        "disks": [{"pdev_path": "/dev/vg/g", "vdev": "xvda"}]}}]"#;
+
+    #[test]
+    fn the_configuration_is_taken_without_the_domains_number() {
+        let config = GuestConfig::parse(LISTING.as_bytes()).expect("parsed");
+        assert_eq!(config.kind, Kind::Pvh);
+        let json: Value = serde_json::from_slice(&config.text()).expect("JSON");
+        assert_eq!(
+            json["c_info"],
+            serde_json::json!({"type": "pvh", "name": "g"})
+        );
+        assert_eq!(json["b_info"]["max_memkb"], 524_288);
+        assert_eq!(config.disks(), [("xvda".into(), "/dev/vg/g".into())]);
+        assert_eq!((config.passed_through(), config.numa_nodes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_no_listing_is_refused() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            "[{}]",
+            r#"[{"config": {}}]"#,
+            r#"[{"config": {"c_info": {}}}]"#,
+        ] {
+            assert!(GuestConfig::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! A domU on a real Xen as the engine sees it.
+
+use std::time::Duration;
+
+use xen_sys::state::hvm_param;
+use xen_sys::{EnableError, HypercallBuffer, PageType, Store, Xen};
+
+use super::config::GuestConfig;
+use super::guardian::locks;
+use super::guarding::Guarding;
+use super::guest::{Guest, call};
+use super::mapper::XenMapper;
+use super::open::{self, OpenError};
+use super::throttle::Throttle;
+use super::{helper, memory_map, settle, state, suspend};
+use crate::fault;
+use crate::guardian::{Keeper, SaveLock, Stop};
+use crate::image::{Preamble, Tail};
+use crate::page_set::PageSet;
+use crate::ports::{BoxError, Cancel, Cpu, Domain, DomainError, Identity, Meanwhile};
+use crate::units::{CpuPercent, PageCount, Pfn};
+
+/// Page numbers up to that many times the guest's memory, and 4 GiB more, are mapped: a guest can
+/// place pages anywhere, and every bitmap is as long as its highest number says.
+const SPAN_PER_PAGE: u64 = 4;
+const SPAN_BASE: u64 = 1 << 20;
+
+/// A running domU, locked against another livesave.
+pub struct XenDomain {
+    guest: Guest,
+    identity: Identity,
+    config: GuestConfig,
+    // Dropped before the keeper: no pause outlives the lock.
+    throttle: Throttle,
+    keeper: Keeper,
+    /// The guest has been resized since its configuration was read.
+    config_is_old: bool,
+    cancel: Cancel,
+    /// The hypervisor's dirty bitmap is fetched into this.
+    bitmap: Option<HypercallBuffer>,
+    /// Room for the vCPU and device state, taken before the pause window.
+    context: Vec<u8>,
+    /// Number of pages when the memory map was made.
+    mapped_pages: u64,
+    span: PageCount,
+}
+
+impl XenDomain {
+    /// Takes on the domain with that number or name.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(wanted: &str, cancel: &Cancel) -> Result<Self, OpenError> {
+        Self::open_when_free(wanted, Duration::ZERO, cancel)
+    }
+
+    /// Takes on the domain with that number or name, for up to `wait` after another livesave has
+    /// been found to save it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_when_free(
+        wanted: &str,
+        wait: Duration,
+        cancel: &Cancel,
+    ) -> Result<Self, OpenError> {
+        let xen = Xen::open()?;
+        let store = Store::open()?;
+        let (info, name) = open::resolve(&xen, &store, wanted)?;
+        let refused = |why: String| OpenError::NotSavable {
+            domain: name.clone(),
+            why,
+        };
+        let lock = locks().take_within(info.domid.get(), wait, cancel);
+        if let Some(signal) = cancel.raised() {
+            return Err(DomainError::Interrupted(signal).into());
+        }
+        let lock = lock.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+            refused(format!("{error}{}", cause.unwrap_or_default()))
+        })?;
+        // Again, for the wait may have been long.
+        let (info, name) = open::resolve(&xen, &store, &info.domid.to_string())?;
+        let uuid = open::uuid_text(&info.uuid);
+        let mut guest = Guest::new(xen, store, info.domid, name.clone())?;
+        settle_leftovers(&mut guest, &lock).map_err(refused)?;
+        if let Some(pid) = helper::saving(info.domid.get()) {
+            return Err(refused(busy(pid)));
+        }
+        let info = guest.info()?;
+        if let Some(why) = open::refuse_by_state(&info) {
+            return Err(refused(why));
+        }
+        // Watched first, so that a resize after the reading is seen.
+        guest.watch_target()?;
+        let config = GuestConfig::read(info.domid.get(), cancel)?;
+        if let Some(why) = open::refuse_by_config(&config) {
+            return Err(refused(why));
+        }
+        if let Some(request) = guest.pending_request()? {
+            return Err(refused(format!(
+                "it has been asked to {request} and has not yet"
+            )));
+        }
+        let pod = guest
+            .xen
+            .pod_target(guest.id)
+            .map_err(|error| guest.failed("read the populate-on-demand memory of", error))?;
+        if pod.entries > 0 {
+            return Err(refused(format!(
+                "{} of its pages are populate-on-demand and do not exist yet (memory < maxmem); \
+                 wait until its balloon driver has given them back",
+                pod.entries
+            )));
+        }
+        let keeper = Keeper::new(lock, &uuid)
+            .map_err(|error| refused(format!("its lock cannot be used: {error}")))?;
+        Ok(Self {
+            identity: Identity {
+                domid: info.domid.get(),
+                name,
+                uuid,
+            },
+            guest,
+            config,
+            throttle: Throttle::default(),
+            keeper,
+            config_is_old: false,
+            cancel: cancel.clone(),
+            bitmap: None,
+            context: vec![],
+            mapped_pages: 0,
+            span: PageCount(0),
+        })
+    }
+
+    /// Tells the user, through this, when something takes long.
+    pub fn on_notice(&mut self, notice: Box<dyn FnMut(&str)>) {
+        self.guest.notice = notice;
+    }
+
+    /// Has a second process look after the guest from here on, which puts it right if this one
+    /// is killed or hangs with the guest held up.
+    ///
+    /// # Errors
+    /// [`DomainError::Call`]; nothing has been done to the guest.
+    pub fn guarded(&mut self, guarding: Guarding) -> Result<(), DomainError> {
+        let arguments = guarding.arguments(self.identity.domid);
+        let guarded = self
+            .keeper
+            .guard(guarding.program, arguments, guarding.partial);
+        guarded.map_err(|source| self.noting_failed("start the guardian of", source))?;
+        fault::point("guarded");
+        Ok(())
+    }
+
+    /// Has the guest throttled by pauses even where its scheduler knows a cap; for tests.
+    pub fn throttle_by_pauses(&mut self) {
+        self.throttle.by_pauses();
+    }
+
+    fn noting_failed(&self, operation: &'static str, source: BoxError) -> DomainError {
+        DomainError::Call {
+            operation,
+            domain: self.identity.name.clone(),
+            source,
+        }
+    }
+
+    /// Before anything is done to the guest: whoever is to put it right must be there.
+    fn see_to_guardian(&mut self) -> Result<(), DomainError> {
+        let replaced = self
+            .keeper
+            .see_to_guardian()
+            .map_err(|source| self.noting_failed("replace the dead guardian of", source))?;
+        if replaced {
+            (self.guest.notice)("livesave: warning: the guardian process had died; a new one runs");
+        }
+        Ok(())
+    }
+
+    /// The guest's disks as (device name, what it is on in dom0).
+    #[must_use]
+    pub fn disks(&self) -> Vec<(String, String)> {
+        self.config.disks()
+    }
+
+    /// How many pages it has now.
+    ///
+    /// # Errors
+    /// [`DomainError`].
+    pub fn memory(&self) -> Result<PageCount, DomainError> {
+        Ok(PageCount(self.guest.info()?.tot_pages))
+    }
+
+    /// Which of up to [`memory_map::QUERY`] pages exist.
+    fn exist(&self, pfns: &[u64], answers: &mut Vec<bool>) -> Result<(), DomainError> {
+        self.keeper.beat();
+        let mut types = [0; memory_map::QUERY];
+        let types = &mut types[..pfns.len()];
+        types.copy_from_slice(pfns);
+        let guest = &self.guest;
+        call("page-types", guest.id, || {
+            guest.xen.page_types(guest.id, types)
+        })
+        .map_err(|error| guest.failed("read the page types of", error))?;
+        answers.clear();
+        answers.extend(types.iter().map(|&word| PageType::of(word).has_data()));
+        Ok(())
+    }
+
+    /// Sees to it that dirty tracking is on: a fetch succeeds and shows nothing where it is not,
+    /// because another save or migration of the guest has ended and switched it off.
+    fn still_tracking(&self) -> Result<(), DomainError> {
+        let (xen, id) = (&self.guest.xen, self.guest.id);
+        match xen.log_dirty_enable(id) {
+            Err(EnableError::AlreadyOnOrPassthrough(_)) => Ok(()),
+            Err(EnableError::Other(error)) => Err(self.guest.failed("track the writes of", error)),
+            other => {
+                if other.is_ok() {
+                    xen.log_dirty_disable(id)
+                        .map_err(|error| self.guest.failed("stop tracking the writes of", error))?;
+                }
+                Err(DomainError::Unsupported(format!(
+                    "Another tool (xl save, xl migrate?) ended the dirty tracking of domain {} in \
+                     mid-save; nothing was saved",
+                    self.identity.name
+                )))
+            }
+        }
+    }
+
+    /// Pages that no sample is likely to meet: the rings of console and xenstore and such.
+    fn special_pages(&self, highest: u64) -> Vec<Pfn> {
+        let param = |index| {
+            self.guest
+                .xen
+                .hvm_param_get(self.guest.id, index)
+                .unwrap_or(0)
+        };
+        let params = hvm_param::SAVED.iter().map(|&(index, _)| param(index));
+        // PVH guests have their firmware tables above 0xfc000000 (4 GiB minus 64 MiB).
+        params
+            .filter(|&pfn| pfn != 0)
+            .chain([0xf_c000, highest])
+            .map(Pfn)
+            .collect()
+    }
+}
+
+impl Domain for XenDomain {
+    type Mapper = XenMapper;
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn preamble(&mut self) -> Result<Preamble, DomainError> {
+        if self.config_is_old {
+            // It tells a restore how much memory the guest may have.
+            self.config = GuestConfig::read(self.identity.domid, &self.cancel)?;
+            self.config_is_old = false;
+        }
+        let guest = &self.guest;
+        let size = guest
+            .xen
+            .hvm_context_size(guest.id)
+            .map_err(|error| guest.failed("read the size of the state of", error))?;
+        self.context = vec![0; size];
+        call("preamble", guest.id, || {
+            state::preamble(&guest.xen, guest.id, self.config.text())
+        })
+        .map_err(|error| guest.failed("read the CPU policy of", error))
+    }
+
+    fn memory_map(&mut self) -> Result<Option<PageSet>, DomainError> {
+        // Every map but the first follows a resize.
+        self.config_is_old |= self.guest.target_changed()? || self.mapped_pages != 0;
+        let info = self.guest.info()?;
+        let before = info.tot_pages;
+        let highest = self
+            .guest
+            .xen
+            .maximum_gpfn(self.guest.id)
+            .map_err(|error| self.guest.failed("read the highest page of", error))?;
+        self.span = PageCount(highest + 1);
+        if self.span.0 > SPAN_PER_PAGE * info.max_pages + SPAN_BASE {
+            return Err(DomainError::Unsupported(format!(
+                "Domain {} has a page numbered {highest:#x}, far beyond its memory; its page map \
+                 would take more of dom0's memory than it is worth",
+                self.identity.name
+            )));
+        }
+        let hints = self.special_pages(highest);
+        let pages = memory_map::find(self.span, PageCount(before), &hints, |pfns, answers| {
+            self.exist(pfns, answers)
+        })?;
+        let bitmap = self.guest.xen.dirty_bitmap(self.span.0);
+        self.bitmap =
+            Some(bitmap.map_err(|error| self.guest.failed("allocate a bitmap for", error))?);
+        self.mapped_pages = before;
+        Ok(self.map_holds(&PageSet::new(self.span))?.then_some(pages))
+    }
+
+    fn map_holds(&mut self, stray: &PageSet) -> Result<bool, DomainError> {
+        if self.guest.target_changed()? || self.guest.info()?.tot_pages != self.mapped_pages {
+            return Ok(false);
+        }
+        let mut answers = Vec::new();
+        let stray: Vec<u64> = stray.iter().map(|pfn| pfn.0).collect();
+        for pfns in stray.chunks(memory_map::QUERY) {
+            self.exist(pfns, &mut answers)?;
+            if answers.contains(&true) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn mapper(&self) -> Result<XenMapper, DomainError> {
+        Ok(XenMapper::new(
+            self.guest.xen.clone(),
+            self.guest.id,
+            self.keeper.journal(),
+        ))
+    }
+
+    fn log_dirty_on(&mut self) -> Result<(), DomainError> {
+        self.see_to_guardian()?;
+        // Noted first, so that a kill between the two is put right.
+        let noted = self.keeper.tell_tracking(true);
+        noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
+        fault::point("arming");
+        let id = self.guest.id;
+        let enabled = call("log-dirty-on", id, || {
+            Ok(self.guest.xen.log_dirty_enable(id))
+        })
+        .unwrap_or_else(|error| Err(EnableError::Other(error)));
+        match enabled {
+            Ok(()) => {
+                fault::point("armed");
+                Ok(())
+            }
+            Err(error) => {
+                let error = match error {
+                    EnableError::Other(error) => self.guest.failed("track the writes of", error),
+                    refused => DomainError::Unsupported(format!("{refused}; nothing was changed")),
+                };
+                // Not ours to switch off, so nothing is left behind.
+                let _ = self.keeper.tell_tracking(false);
+                Err(error)
+            }
+        }
+    }
+
+    fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError> {
+        // Another tool's live migration must not lose bits to us: it saves beside us unawares.
+        if !last && let Some(pid) = helper::saving(self.guest.id.get()) {
+            return Err(self.disturbed(&busy(pid)));
+        }
+        self.keeper.beat();
+        let Some(bitmap) = &mut self.bitmap else {
+            return Ok(());
+        };
+        let (xen, id) = (&self.guest.xen, self.guest.id);
+        let fetched = if last {
+            // The guest stands still, so nothing need be forgotten, and no page is made read-only
+            // again: that would cost the guest a fault for each while it comes back to life.
+            call("last-fetch", id, || {
+                xen.log_dirty_peek(id, bitmap, self.span.0, true)
+            })
+        } else {
+            call("fetch", id, || {
+                xen.log_dirty_clean(id, bitmap, self.span.0, last)
+            })
+        };
+        fetched.map_err(|error| self.guest.failed("fetch the dirty pages of", error))?;
+        into.insert_words(bitmap);
+        fault::point(if last { "fetched" } else { "round" });
+        self.still_tracking()
+    }
+
+    fn peek_dirty(&mut self, into: &mut PageSet) -> Result<(), DomainError> {
+        self.keeper.beat();
+        let Some(bitmap) = &mut self.bitmap else {
+            return Ok(());
+        };
+        let guest = &self.guest;
+        guest
+            .xen
+            .log_dirty_peek(guest.id, bitmap, self.span.0, false)
+            .map_err(|error| guest.failed("look at the dirty pages of", error))?;
+        into.insert_words(bitmap);
+        Ok(())
+    }
+
+    fn log_dirty_off(&mut self) -> Result<(), DomainError> {
+        // A migration's bits are not ours to take; it switches its tracking off itself.
+        if let Some(pid) = helper::saving(self.guest.id.get()) {
+            let _ = self.keeper.tell_tracking(false);
+            return Err(self.disturbed(&busy(pid)));
+        }
+        let guest = &self.guest;
+        call("log-dirty-off", guest.id, || {
+            guest.xen.log_dirty_disable(guest.id)
+        })
+        .map_err(|error| guest.failed("stop tracking the writes of", error))?;
+        fault::point("off");
+        self.bitmap = None;
+        // Noted or not, to switch it off once more would do no harm.
+        let _ = self.keeper.tell_tracking(false);
+        Ok(())
+    }
+
+    fn cpu(&mut self) -> Result<Cpu, DomainError> {
+        self.throttle.cpu(&self.guest)
+    }
+
+    fn cpu_time(&mut self) -> Result<Duration, DomainError> {
+        // Who measures a throttled guest does not hang.
+        self.keeper.beat();
+        Ok(Duration::from_nanos(self.guest.info()?.cpu_time_ns))
+    }
+
+    fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError> {
+        self.see_to_guardian()?;
+        self.throttle
+            .throttle(&mut self.guest, &mut self.keeper, limit)
+    }
+
+    fn unthrottle(&mut self) -> Result<(), DomainError> {
+        self.throttle.unthrottle(&mut self.guest, &mut self.keeper)
+    }
+
+    fn suspend(
+        &mut self,
+        timeout: Duration,
+        cancel: &Cancel,
+        meanwhile: &mut dyn Meanwhile,
+    ) -> Result<(), DomainError> {
+        self.see_to_guardian()?;
+        self.guest.begin_handshake();
+        let noted = self.keeper.tell_stop(Stop::Requested);
+        noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
+        fault::point("requesting");
+        let (xen, id) = (self.guest.xen.clone(), self.guest.id);
+        let (bitmap, span) = (&mut self.bitmap, self.span);
+        let expected = meanwhile.expected();
+        let mut moment = |since| {
+            if meanwhile.moment(since)
+                && let Some(bitmap) = bitmap
+                // A look that fails is one look less: the last fetch tells all.
+                && xen.log_dirty_peek(id, bitmap, span.0, false).is_ok()
+            {
+                let mut dirty = PageSet::new(span);
+                dirty.insert_words(bitmap);
+                meanwhile.dirty(&dirty);
+            }
+        };
+        let done = suspend::suspend(&mut self.guest, timeout, cancel, expected, &mut moment);
+        fault::point("suspended");
+        match done {
+            // If noting fails it stays "requested", which is put right as well.
+            Ok(()) => _ = self.keeper.tell_stop(Stop::Suspended),
+            // The request may still stand; the guardian will see when we have ended.
+            Err(DomainError::Call { .. }) if self.guest.is_asked() => {}
+            Err(_) => _ = self.keeper.tell_stop(Stop::No),
+        }
+        fault::point("in-window");
+        done
+    }
+
+    fn final_state(&mut self) -> Result<Tail, DomainError> {
+        let (guest, context) = (&self.guest, &mut self.context);
+        let tail = call("final-state", guest.id, || {
+            state::tail(&guest.xen, guest.id, context)
+        })
+        .map_err(|error| guest.failed("read the state of", error))?;
+        fault::point("captured");
+        Ok(tail)
+    }
+
+    fn resume(&mut self) -> Result<(), DomainError> {
+        self.guest.run_on()?;
+        // If noting fails it stays "suspended", and a running guest is left to run.
+        let _ = self.keeper.tell_stop(Stop::Resumed);
+        fault::point("resumed");
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Result<(), DomainError> {
+        self.guest.announce()?;
+        fault::point("announced");
+        let _ = self.keeper.tell_stop(Stop::No);
+        Ok(())
+    }
+}
+
+impl XenDomain {
+    fn disturbed(&self, why: &str) -> DomainError {
+        DomainError::Unsupported(format!(
+            "Domain {} cannot be saved: {why}; the image would have holes",
+            self.identity.name
+        ))
+    }
+}
+
+/// What is done when the journal is written, for an error's text.
+pub(super) const NOTE: &str = "note in /run/livesave the save of";
+
+fn busy(pid: u32) -> String {
+    format!("it is being saved or migrated by another tool (process {pid})")
+}
+
+/// Puts right what a killed livesave left of this domain, or says why it cannot be. Another domain
+/// of the same number is left alone.
+fn settle_leftovers(guest: &mut Guest, lock: &SaveLock) -> Result<(), String> {
+    let journal = lock.journal();
+    let failed = |error: BoxError| format!("a killed save could not be put right: {error}");
+    let Some((entry, state)) = journal.read().map_err(|error| failed(error.into()))? else {
+        return Ok(());
+    };
+    settle::settle(guest, journal, &entry, state).map_err(|error| failed(error.into()))?;
+    entry
+        .remove_partial()
+        .and_then(|_| journal.clear())
+        .map_err(|error| failed(error.into()))
+}

@@ -1,0 +1,34 @@
+//! The back-end for domUs on a real Xen.
+//!
+//! [`XenDomain`] is the guest as the engine sees it ([`crate::ports::Domain`]). PVH guests so far;
+//! what differs for HVM and PV guests is in `state` (records), `memory_map` (which pages, of which
+//! type) and the suspend handshake's end.
+
+mod config;
+mod domain;
+mod first_aid;
+mod guardian;
+mod guarding;
+mod guest;
+mod helper;
+mod host;
+mod mapper;
+mod memory_map;
+mod open;
+mod pulse;
+pub mod restore;
+mod rhythm;
+mod settle;
+mod state;
+mod suspend;
+mod sys;
+mod throttle;
+mod xl;
+
+pub use crate::guardian::Recovered;
+pub use domain::XenDomain;
+pub use guardian::{guardian_main, recover};
+pub use guarding::Guarding;
+pub use host::fetches_are_costly;
+pub use mapper::{XenBatch, XenKept, XenMapper};
+pub use open::OpenError;
