@@ -1,0 +1,12 @@
+//! The guest's disks at the cut of its memory.
+//!
+//! The engine asks for them through [`Disks`], whose contract it is that nothing slow happens in
+//! the pause window: what can be checked and made ready is, before (`prepare`); the window only
+//! holds the origins still (`cut`, milliseconds); the snapshots are made and the origins let go
+//! right after the guest runs again (`commit`); and `undo` takes everything back, at any point and
+//! as often as it is called, so that no origin stays held.
+//!
+//! Snapshots of logical volumes are not made yet: a save is of the memory alone ([`MemoryOnly`]),
+//! and the command says so of every guest that has disks.
+
+pub use snapshot::ports::{Disks, MemoryOnly};
