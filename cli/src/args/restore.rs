@@ -1,0 +1,77 @@
+//! The command lines of `restore` and `clone`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::SaveArgs;
+
+/// What to restore, and as whom.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The image.
+    pub image: PathBuf,
+
+    /// Give the guest another name, and a UUID of its own; beside the running original also other
+    /// MAC addresses.
+    #[arg(long, value_name = "NEW")]
+    pub name: Option<String>,
+
+    /// How else the guest comes back.
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    /// Print one JSON object about the restored guest.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print nothing but errors and warnings.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// What to clone, and as whom.
+#[derive(Args, Debug)]
+#[command(
+    mut_arg("output", |arg| arg.help("Keep the image as FILE [default: it is not kept]")),
+    mut_arg("json", |arg| arg.help("Print one JSON object about the save and the second guest"))
+)]
+pub struct CloneArgs {
+    /// How the domain is saved.
+    #[command(flatten)]
+    pub save: SaveArgs,
+
+    /// The second guest's name.
+    #[arg(long, value_name = "NEW")]
+    pub name: String,
+
+    /// Where the image stands until the second guest is restored [default: /var/tmp].
+    #[arg(long, value_name = "DIR")]
+    pub tmp_dir: Option<PathBuf>,
+
+    /// How the second guest comes up.
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// How a guest is restored.
+#[derive(Args, Debug)]
+pub struct HowArgs {
+    /// Leave the guest paused; `xl unpause` lets it run.
+    #[arg(long)]
+    pub paused: bool,
+
+    /// Use this xl.cfg for the configuration in the image: other disks, bridges and so on.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How long `xl restore` may do nothing; then it is killed, and what it has built destroyed.
+    #[arg(long, value_name = "TIME", default_value = "5m", hide = true,
+          value_parser = humantime::parse_duration)]
+    pub silence: Duration,
+
+    /// Where locks stand.
+    #[arg(long, value_name = "DIR", default_value = "/run/livesave", hide = true)]
+    pub locks: PathBuf,
+}

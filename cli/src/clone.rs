@@ -1,0 +1,53 @@
+//! `livesave clone DOMAIN --name NEW`: save and restore in one go, the original running on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use snapshot::image::Reader;
+use snapshot::xen::restore::check_clone;
+
+use crate::args::CloneArgs;
+use crate::out::line;
+use crate::{restore, save, signals};
+
+/// Where the image stands for a moment.
+const TEMPORARY: &str = "/var/tmp";
+
+/// Clones a running domain.
+pub fn run(mut args: CloneArgs) -> Result<()> {
+    let cancel = signals::cancel_on_signals()?;
+    let request = restore::request(Some(args.name.clone()), &args.how);
+    // Before the save, whose pause would be for nothing.
+    check_clone(&args.save.domain, &request, &cancel)?;
+    let keep = args.save.output.is_some();
+    let path = args.save.output.take().unwrap_or_else(|| {
+        let directory = args.tmp_dir.as_deref().unwrap_or(Path::new(TEMPORARY));
+        directory.join(temporary_name())
+    });
+    args.save.output = Some(path.clone());
+    let report = save::save(&args.save, &cancel)?;
+    let opened = Reader::open(&path);
+    if !keep {
+        // From here on it has no name, and whatever becomes of us, it will be gone with us.
+        std::fs::remove_file(&path).with_context(|| {
+            format!(
+                "Failed to remove the temporary image {}, which holds the guest's memory",
+                path.display()
+            )
+        })?;
+    }
+    let (restored, summary) = restore::restore(&opened?, request, args.save.quiet, &cancel)?;
+    if args.save.json {
+        line(&json!({ "save": report, "restored": restored }).to_string());
+    } else if !args.save.quiet {
+        line(&summary);
+    }
+    Ok(())
+}
+
+/// Nobody else has that name: the image's file is never one that is there already, and another
+/// clone of ours has another number.
+fn temporary_name() -> PathBuf {
+    PathBuf::from(format!(".livesave-clone-{}.xl", std::process::id()))
+}

@@ -1,0 +1,277 @@
+//! `livesave DOMAIN`: the main job.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use lvm::MemoryOnly;
+use serde::Serialize;
+use snapshot::forecast::PastWindow;
+use snapshot::history::History;
+use snapshot::image::file::{Existing, partial_name};
+use snapshot::image::{AnyImage, Compression, largest_for};
+use snapshot::policy::Limits;
+use snapshot::ports::{Cancel, Domain, Identity};
+use snapshot::units::Bytes;
+use snapshot::xen::{self, Guarding, XenDomain};
+use snapshot::{Mode, OnMiss, Options, Report, Save};
+
+use crate::args::{CompressArg, ModeArg, OnMissArg, SaveArgs, ThrottleArg};
+use crate::out::{self, line, note, span, warn};
+use crate::periodic::prune::{self, Pruned, must_be_ours_alone};
+use crate::periodic::{name, room};
+use crate::{log, progress, signals};
+
+/// The windows of earlier saves are kept here.
+const WINDOWS: &str = "/run/livesave/windows";
+/// Captured pages take at most that much memory, and at most a quarter of what is free.
+const CAPTURE_MEMORY: Bytes = Bytes::from_mib(256);
+/// More threads than that do not copy faster.
+const MAX_THREADS: usize = 4;
+
+/// The guardian is the very program that runs, even if its file has been replaced or removed.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Saves a domU and reports on it.
+pub fn run(args: &SaveArgs) -> Result<()> {
+    if args.json_log {
+        out::log_as_json();
+    }
+    // First of all, so that from here on Ctrl-C leaves nothing behind.
+    let cancel = signals::cancel_on_signals()?;
+    let report = save(args, &cancel)?;
+    // The domain is free by now: others may save it meanwhile.
+    let rules = args.periodic.keep.rules();
+    let pruned = rules
+        .map(|rules| prune::after_save(Path::new(&report.image), &rules))
+        .transpose();
+    tell(args, &report, pruned.as_ref().ok().and_then(Option::as_ref))?;
+    match pruned? {
+        Some(pruned) => pruned.check(),
+        None => Ok(()),
+    }
+}
+
+/// Saves a domU.
+pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
+    let mut domain = XenDomain::open_when_free(&args.domain, args.wait, cancel)?;
+    domain.on_notice(Box::new(note));
+    if args.throttle_by == ThrottleArg::Pauses {
+        domain.throttle_by_pauses();
+    }
+    let path = image_path(args, domain.identity());
+    if let Some(keep) = args.periodic.keep_free() {
+        room::check(&path, largest_for(domain.memory()?), keep)?;
+    }
+    if let Some(dir) = &args.periodic.dir
+        && args.periodic.keep.rules().is_some()
+    {
+        must_be_ours_alone(dir)?;
+    }
+    let existing = if args.force {
+        Existing::Replace
+    } else {
+        Existing::Keep
+    };
+    domain.guarded(Guarding {
+        program: PathBuf::from(OWN_PROGRAM),
+        partial: partial_name(&path).ok(),
+        suspend_timeout: args.timeout,
+        silence: args.hang_limit,
+    })?;
+    let compression = compression(args.compress, args.threads);
+    let mut sink = AnyImage::create(&path, existing, compression, cancel)?;
+    if !args.quiet {
+        warn_of_disks(&domain);
+    }
+    let mut observer = if args.json_log {
+        log::observer()
+    } else {
+        progress::observer(args.quiet)
+    };
+    let history = history();
+    let uuid = domain.identity().uuid.clone();
+    let options = options(args, history.of(&uuid));
+    let report = Save::new(
+        &mut domain,
+        &mut sink,
+        &mut MemoryOnly,
+        &mut *observer,
+        cancel,
+        options,
+    )
+    .run()?;
+    drop(observer);
+    if let Some(window) = lesson(&report) {
+        // The image is whole; the next forecast will be worse by it, and that is all.
+        let _ = history.add(&uuid, window);
+    }
+    Ok(report)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<serde_json::Value>,
+}
+
+fn tell(args: &SaveArgs, report: &Report, pruned: Option<&Pruned>) -> Result<()> {
+    let told = Told {
+        report,
+        pruned: pruned.map(Pruned::json),
+    };
+    let failed = "Failed to encode the report";
+    if args.json_log {
+        out::event("saved", serde_json::to_value(&told).context(failed)?);
+    }
+    if args.json {
+        line(&serde_json::to_string(&told).context(failed)?);
+    } else if !args.quiet && !args.json_log {
+        line(&summary(report));
+        pruned
+            .iter()
+            .flat_map(|pruned| pruned.brief())
+            .for_each(|text| line(&text));
+    }
+    Ok(())
+}
+
+/// When rounds end on this host.
+pub fn limits() -> Limits {
+    if xen::fetches_are_costly() {
+        Limits::for_costly_fetches()
+    } else {
+        Limits::default()
+    }
+}
+
+/// The windows of earlier saves on this host.
+pub fn history() -> History {
+    History::in_directory(Path::new(WINDOWS))
+}
+
+fn options(args: &SaveArgs, past: Vec<PastWindow>) -> Options {
+    let limits = limits();
+    Options {
+        mode: match args.mode {
+            ModeArg::Plain => Mode::Plain,
+            ModeArg::Live => Mode::Live,
+            ModeArg::Improved => Mode::Improved,
+        },
+        limits: Limits {
+            max_rounds: args.max_rounds,
+            worthwhile: args.worthwhile.unwrap_or(limits.worthwhile),
+            ..limits
+        },
+        suspend_timeout: args.timeout,
+        capture_memory: args
+            .capture_memory
+            .map_or_else(capture_memory, |size| Bytes(size.0)),
+        threads: copy_threads(),
+        backend: "xen",
+        max_downtime: args.max_downtime,
+        on_miss: match args.on_miss {
+            OnMissArg::Proceed => OnMiss::Proceed,
+            OnMissArg::Abort => OnMiss::Abort,
+        },
+        min_cap: args.min_cap,
+        past,
+    }
+}
+
+/// What a save teaches of the guest's pauses. A plain one is all copying.
+fn lesson(report: &Report) -> Option<PastWindow> {
+    let facts = &report.facts;
+    (facts.mode != Mode::Plain.name()).then(|| PastWindow::of(&facts.window, &facts.rounds))
+}
+
+/// How much memory captured pages may take here.
+pub fn capture_memory() -> Bytes {
+    let available = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        });
+    match available {
+        Some(kib) => CAPTURE_MEMORY.min(Bytes(kib * 1024 / 4)),
+        None => CAPTURE_MEMORY,
+    }
+}
+
+/// How an image is compressed, if it is.
+pub fn compression(how: CompressArg, threads: Option<usize>) -> Option<Compression> {
+    match how {
+        CompressArg::None => None,
+        CompressArg::Zstd(level) => Some(Compression {
+            level,
+            threads: threads.unwrap_or_else(copy_threads),
+        }),
+    }
+}
+
+/// How many threads copy memory here.
+pub fn copy_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_THREADS)
+}
+
+/// Where the image goes. Asked when the domain's lock is held, for a name that nobody else takes.
+fn image_path(args: &SaveArgs, identity: &Identity) -> PathBuf {
+    let dir = args.periodic.dir.as_deref().unwrap_or(Path::new(""));
+    match &args.output {
+        Some(path) => path.clone(),
+        None => {
+            let suffix = match args.compress {
+                CompressArg::None => ".xl",
+                CompressArg::Zstd(_) => ".xl.zst",
+            };
+            name::free_path(dir, identity, Timestamp::now(), suffix)
+        }
+    }
+}
+
+fn warn_of_disks(domain: &XenDomain) {
+    let disks = domain.disks();
+    if disks.is_empty() {
+        return;
+    }
+    let list: Vec<_> = disks
+        .iter()
+        .map(|(name, on)| format!("{name} ({on})"))
+        .collect();
+    warn(&format!(
+        "memory only: the disks {} are not part of the image; restore it only \
+         with disks as they were at the cut",
+        list.join(", ")
+    ));
+}
+
+fn summary(report: &Report) -> String {
+    let throttled = report.facts.brownout.as_ref().map(|brownout| {
+        let lowest = brownout.caps.iter().map(|step| step.cap).min();
+        format!(
+            "; throttled for {} (to {} of a CPU at the lowest, {} of CPU time lost)",
+            span(brownout.seconds),
+            lowest.unwrap_or_default(),
+            span(brownout.cpu_lost_s)
+        )
+    });
+    format!(
+        "Saved {} to {}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}",
+        report.facts.domain.name,
+        report.image,
+        report.image_bytes,
+        report.allocated_bytes,
+        span(report.total_s),
+        span(report.facts.window.total_s),
+        span(report.facts.window.suspended_s),
+        throttled.unwrap_or_default(),
+    )
+}
