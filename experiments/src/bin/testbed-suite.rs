@@ -1,0 +1,91 @@
+//! Runs in the testbed's dom0: the tests on a real Xen.
+
+use anyhow::{Result, bail};
+use experiments::dom0::{hold, receiver};
+use experiments::suite::{self, Settings, When};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: testbed-suite [OPTIONS]
+
+  --list             list the tests
+  --filter NAME      only tests whose name contains NAME (may be repeated)
+  --bench            the long measurements too
+  --repeats N        repeat each measurement N times (default 5)
+  --livesave FILE    the command under test (default /payload/livesave)
+  --images DIR       where images go (default /images)
+  --results DIR      where results go (default /results)
+  --receive FILE     be the receiver of a VNsnap-style save
+  --hold SPEC        throttle a guest and stay (see dom0/hold.rs)";
+
+enum Task {
+    Run(Settings),
+    List,
+    Receive(PathBuf),
+    Hold(String, PathBuf),
+}
+
+fn main() -> ExitCode {
+    match parse().and_then(perform) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(err) => {
+            eprintln!("testbed-suite: {err:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<bool> {
+    match task {
+        Task::Run(settings) => suite::run(&settings),
+        Task::List => {
+            for test in suite::all() {
+                let when = match test.when {
+                    When::Always => "",
+                    When::Asked => "  (with --bench, or by its name)",
+                };
+                println!("{}{when}", test.name);
+            }
+            Ok(true)
+        }
+        Task::Receive(image) => receiver::receive(&image).map(|()| true),
+        Task::Hold(spec, livesave) => hold::hold(&spec, &livesave).map(|()| true),
+    }
+}
+
+fn parse() -> Result<Task> {
+    let mut settings = Settings {
+        filters: Vec::new(),
+        bench: false,
+        livesave: PathBuf::from("/payload/livesave"),
+        suite: std::env::current_exe()?,
+        images: PathBuf::from("/images"),
+        results: PathBuf::from("/results"),
+        repeats: 5,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || match args.next() {
+            Some(value) => Ok(value),
+            None => bail!("{arg} needs a value\n{USAGE}"),
+        };
+        match arg.as_str() {
+            "--list" => return Ok(Task::List),
+            "--receive" => return Ok(Task::Receive(value()?.into())),
+            "--hold" => return Ok(Task::Hold(value()?, settings.livesave)),
+            "--filter" => settings.filters.push(value()?),
+            "--bench" => settings.bench = true,
+            "--repeats" => settings.repeats = value()?.parse()?,
+            "--livesave" => settings.livesave = value()?.into(),
+            "--images" => settings.images = value()?.into(),
+            "--results" => settings.results = value()?.into(),
+            _ => bail!("unknown argument {arg:?}\n{USAGE}"),
+        }
+    }
+    if settings.repeats == 0 {
+        bail!("--repeats must be 1 or more");
+    }
+    Ok(Task::Run(settings))
+}

@@ -1,0 +1,213 @@
+//! Throughput and memory use of a save, at native speed on the embedded guest.
+//!
+//! The same bytes go to the same tmpfs by `dd bs=1M` (a read and a write: two copies) and by
+//! livesave, in turns; what counts is the ratio of the medians. Every size runs in a process of
+//! its own, whose peak resident memory is livesave's. Fails if livesave is slower than dd or
+//! takes more memory than it says.
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lvm::MemoryOnly;
+use serde::{Deserialize, Serialize};
+use snapshot::embedded::{Content, EmbeddedDomain, EmbeddedGuest, GuestSpec, guest_main};
+use snapshot::image::RawImage;
+use snapshot::image::file::Existing;
+use snapshot::ports::{Cancel, Silent};
+use snapshot::units::Bytes;
+use snapshot::{Mode, Options, Save};
+
+const GUEST: &str = "embedded-guest";
+const ONE_SIZE: &str = "one-size";
+/// Turns per size.
+const TURNS: usize = 7;
+const SIZES_GIB: [u64; 2] = [1, 4];
+/// The capture budget of the saves measured.
+const CAPTURE: Bytes = Bytes::from_mib(256);
+/// Resident memory beyond the capture buffer, whatever the guest's size.
+const RESIDENT_LIMIT: Bytes = Bytes::from_mib(64);
+/// tmpfs.
+const DIRECTORY: &str = "/dev/shm";
+
+/// What one size gave.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    gib: u64,
+    dd_seconds: f64,
+    livesave_seconds: f64,
+    threads: usize,
+    peak_resident: u64,
+    image_bytes: u64,
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args.first().map(String::as_str) {
+        Some(GUEST) => return guest_main(std::env::args_os().skip(2)),
+        Some(ONE_SIZE) => one_size(&args[1..]),
+        None => all_sizes(),
+        Some(_) => Err(anyhow::anyhow!("Usage: throughput")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("throughput: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn all_sizes() -> Result<()> {
+    let program = std::env::current_exe().context("Failed to find the own program")?;
+    println!(
+        "{:>6} {:>14} {:>16} {:>7} {:>8} {:>14} {:>14}",
+        "guest", "dd GiB/s", "livesave GiB/s", "ratio", "threads", "resident", "image"
+    );
+    let mut all = vec![];
+    for gib in SIZES_GIB {
+        let output = Command::new(&program)
+            .args([ONE_SIZE, &gib.to_string()])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("Failed to run the measurement")?;
+        ensure!(
+            output.status.success(),
+            "The measurement of {gib} GiB failed"
+        );
+        let measured: Measured = serde_json::from_slice(&output.stdout)?;
+        println!(
+            "{:>6} {:>14.2} {:>16.2} {:>7.2} {:>8} {:>14} {:>14}",
+            format!("{gib} GiB"),
+            gib as f64 / measured.dd_seconds,
+            gib as f64 / measured.livesave_seconds,
+            measured.dd_seconds / measured.livesave_seconds,
+            measured.threads,
+            Bytes(measured.peak_resident).to_string(),
+            Bytes(measured.image_bytes).to_string(),
+        );
+        all.push(measured);
+    }
+    for measured in &all {
+        let ratio = measured.dd_seconds / measured.livesave_seconds;
+        ensure!(
+            ratio >= 1.0,
+            "{} GiB: slower than dd ({ratio:.2})",
+            measured.gib
+        );
+        ensure!(
+            measured.peak_resident <= RESIDENT_LIMIT.0 + CAPTURE.0,
+            "{} GiB: {} resident",
+            measured.gib,
+            Bytes(measured.peak_resident)
+        );
+    }
+    Ok(())
+}
+
+fn one_size(args: &[String]) -> Result<()> {
+    let [gib] = args else {
+        bail!("A size in GiB is wanted")
+    };
+    let gib: u64 = gib.parse().context("The size is not a number of GiB")?;
+    let program = std::env::current_exe().context("Failed to find the own program")?;
+    let mut spec = GuestSpec::new("throughput", Bytes(gib << 30));
+    // No zero pages: they would cost dd a copy and livesave none.
+    spec.content = Content {
+        zero_percent: 0,
+        text_percent: 50,
+        populated: true,
+        seed: 1,
+    };
+    let guest = Arc::new(EmbeddedGuest::spawn(&program, &[GUEST], spec)?);
+    let directory = tempfile::Builder::new()
+        .prefix("throughput-")
+        .tempdir_in(DIRECTORY)?;
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4);
+
+    let (mut dd_times, mut save_times, mut image_bytes) = (vec![], vec![], 0);
+    for _ in 0..TURNS {
+        dd_times.push(dd(&guest, &directory.path().join("dd"), gib)?);
+        let path = directory.path().join("image.xl");
+        let (seconds, bytes) = save(&guest, &path, threads)?;
+        save_times.push(seconds);
+        image_bytes = bytes;
+    }
+    let measured = Measured {
+        gib,
+        dd_seconds: median(&mut dd_times),
+        livesave_seconds: median(&mut save_times),
+        threads,
+        peak_resident: peak_resident()?,
+        image_bytes,
+    };
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+/// Copies the guest's memory by dd; how long it took.
+fn dd(guest: &EmbeddedGuest, to: &PathBuf, gib: u64) -> Result<f64> {
+    let memory = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        guest.memory().file().as_raw_fd()
+    );
+    let began = Instant::now();
+    let status = Command::new("dd")
+        .arg(format!("if={memory}"))
+        .arg(format!("of={}", to.display()))
+        .args(["bs=1M", "status=none"])
+        .status()
+        .context("Failed to run dd")?;
+    let seconds = began.elapsed().as_secs_f64();
+    ensure!(status.success(), "dd failed: {status}");
+    let copied = std::fs::metadata(to)?.len();
+    ensure!(copied == gib << 30, "dd copied {copied} bytes");
+    std::fs::remove_file(to)?;
+    Ok(seconds)
+}
+
+/// Saves the guest live; how long it took, and the image's size.
+fn save(guest: &Arc<EmbeddedGuest>, to: &Path, threads: usize) -> Result<(f64, u64)> {
+    let mut domain = EmbeddedDomain::new(guest.clone());
+    let mut sink = RawImage::create(to, Existing::Keep)?;
+    let options = Options {
+        mode: Mode::Live,
+        suspend_timeout: Duration::from_secs(10),
+        capture_memory: CAPTURE,
+        threads,
+        backend: "embedded",
+        ..Options::default()
+    };
+    let cancel = Cancel::new();
+    let report = Save::new(
+        &mut domain,
+        &mut sink,
+        &mut MemoryOnly,
+        &mut Silent,
+        &cancel,
+        options,
+    )
+    .run()?;
+    drop(sink);
+    std::fs::remove_file(to)?;
+    Ok((report.total_s, report.image_bytes.0))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The peak of this process's resident memory, in bytes.
+fn peak_resident() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    Ok(kib.context("/proc/self/status has no VmHWM")? * 1024)
+}

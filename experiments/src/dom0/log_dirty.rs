@@ -1,0 +1,54 @@
+//! Is a domain's log-dirty mode on? Xen does not tell, but switching it on
+//! fails if it is.
+
+use anyhow::{Context, Result, bail};
+use xen_sys::{DomainId, EnableError, Xen};
+
+/// Fails if the domain's writes are being logged. Leaves the mode off.
+pub fn must_be_off(domid: u32) -> Result<()> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    match xen.log_dirty_enable(domain) {
+        Ok(()) => Ok(xen.log_dirty_disable(domain)?),
+        Err(EnableError::AlreadyOnOrPassthrough(_)) => {
+            // Off again, or every later test of this guest fails with it.
+            xen.log_dirty_disable(domain)?;
+            bail!("log-dirty mode was left on");
+        }
+        Err(err) => Err(err).context("log-dirty mode of the guest"),
+    }
+}
+
+/// Whether the domain's writes are being logged. Leaves it so.
+pub fn is_on(domid: u32) -> Result<bool> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    match xen.log_dirty_enable(domain) {
+        Ok(()) => {
+            xen.log_dirty_disable(domain)?;
+            Ok(false)
+        }
+        Err(EnableError::AlreadyOnOrPassthrough(_)) => Ok(true),
+        Err(err) => Err(err).context("log-dirty mode of the guest"),
+    }
+}
+
+/// Switches the mode on, as another tool would have.
+pub fn switch_on(domid: u32) -> Result<()> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    Ok(Xen::open()?.log_dirty_enable(domain)?)
+}
+
+/// Switches the mode off, as another tool's save does at its end.
+pub fn switch_off(domid: u32) -> Result<()> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    Ok(Xen::open()?.log_dirty_disable(domain)?)
+}
+
+/// Fails if the domain's writes are not being logged. Leaves the mode off.
+pub fn must_be_on(domid: u32) -> Result<()> {
+    if must_be_off(domid).is_ok() {
+        bail!("log-dirty mode was switched off");
+    }
+    Ok(())
+}

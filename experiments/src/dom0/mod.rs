@@ -1,0 +1,16 @@
+//! Driving real guests from a dom0: `xl`, the stock ways to save, and livesave.
+
+pub mod console;
+pub mod echo;
+pub mod guest;
+pub mod harm;
+pub mod hold;
+pub mod hypervisor;
+pub mod image;
+pub mod livesave;
+pub mod log_dirty;
+pub mod process;
+pub mod receiver;
+pub mod stock;
+pub mod xenstored;
+pub mod xl;

@@ -1,0 +1,204 @@
+//! The tests and measurements that run in the testbed's dom0.
+//!
+//! A small framework of its own: the tests need a real Xen, run one after the
+//! other on it, and their lines must be seen as they come.
+
+pub mod compare;
+pub mod compressed;
+pub mod endings;
+pub mod failures;
+pub mod faults;
+pub mod floor;
+pub mod guardian;
+pub mod held;
+pub mod improved;
+pub mod interference;
+pub mod packaged;
+pub mod restored;
+mod runner;
+pub mod saves;
+pub mod signals;
+pub mod stock;
+pub mod table;
+pub mod throttle;
+pub mod xenstored;
+
+pub use runner::run;
+
+use crate::dom0::guest::{Guest, Spec};
+use crate::dom0::harm::Harm;
+use crate::dom0::livesave::Livesave;
+use crate::dom0::{log_dirty, xl};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a test has at hand.
+pub struct Bench {
+    /// The command under test.
+    pub livesave: Livesave,
+    /// This suite's own binary, which is also the VNsnap-style receiver.
+    pub suite: PathBuf,
+    /// An empty directory on tmpfs for images, emptied after each test.
+    pub images: PathBuf,
+    /// The test's directory among the results.
+    pub results: PathBuf,
+    /// Name of the test, and of its guest.
+    pub name: &'static str,
+    /// How often a measurement is repeated.
+    pub repeats: usize,
+}
+
+/// When a test is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Always, unless a filter leaves it out.
+    Always,
+    /// With `--bench`, or named by a filter: it takes long.
+    Asked,
+}
+
+/// One test.
+pub struct Test {
+    /// Its name.
+    pub name: &'static str,
+    /// When it is run.
+    pub when: When,
+    /// The test; what it returns is printed beside `ok`.
+    pub run: fn(&Bench) -> Result<String>,
+}
+
+impl Test {
+    /// A test that is run when it is asked for: it takes long, or others show nearly the same.
+    #[must_use]
+    pub fn asked(name: &'static str, run: fn(&Bench) -> Result<String>) -> Self {
+        Self {
+            when: When::Asked,
+            ..Self::always(name, run)
+        }
+    }
+
+    /// A test that is always run.
+    #[must_use]
+    pub fn always(name: &'static str, run: fn(&Bench) -> Result<String>) -> Self {
+        Self {
+            name,
+            when: When::Always,
+            run,
+        }
+    }
+}
+
+/// All tests, in the order they run in.
+#[must_use]
+pub fn all() -> Vec<Test> {
+    let mut tests = Vec::new();
+    tests.extend(stock::tests());
+    tests.extend(saves::tests());
+    tests.extend(packaged::tests());
+    tests.extend(compressed::tests());
+    tests.extend(improved::tests());
+    tests.extend(restored::tests());
+    tests.extend(failures::tests());
+    tests.extend(signals::tests());
+    tests.extend(guardian::tests());
+    tests.extend(faults::tests());
+    tests.extend(xenstored::tests());
+    tests.extend(endings::tests());
+    tests.extend(held::tests());
+    tests.extend(throttle::tests());
+    tests.extend(interference::tests());
+    tests.extend(compare::tests());
+    tests.extend(floor::tests());
+    tests
+}
+
+/// Which tests to run, and where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Parts of names; empty means all.
+    pub filters: Vec<String>,
+    /// The long measurements too.
+    pub bench: bool,
+    /// The command under test.
+    pub livesave: PathBuf,
+    /// This binary.
+    pub suite: PathBuf,
+    /// Directory for images.
+    pub images: PathBuf,
+    /// Directory for results.
+    pub results: PathBuf,
+    /// How often a measurement is repeated.
+    pub repeats: usize,
+}
+
+impl Settings {
+    fn selects(&self, test: &Test) -> bool {
+        if self.filters.is_empty() {
+            self.bench || test.when == When::Always
+        } else {
+            self.filters.iter().any(|part| test.name.contains(part))
+        }
+    }
+}
+
+impl Bench {
+    /// Starts a guest that bears the test's name.
+    pub fn guest(&self, change: impl FnOnce(Spec) -> Spec) -> Result<Guest> {
+        Guest::start(change(Spec::new(self.name)), &self.results)
+    }
+
+    /// The command built with points at which it meets faults.
+    #[must_use]
+    pub fn faulty(&self) -> Livesave {
+        Livesave {
+            binary: guardian::FAULTY.into(),
+            ..self.livesave.clone()
+        }
+    }
+
+    /// A path for an image.
+    #[must_use]
+    pub fn image(&self, name: &str) -> PathBuf {
+        self.images.join(name)
+    }
+
+    /// Keeps something among the results, as JSON.
+    pub fn keep(&self, name: &str, value: &impl serde::Serialize) -> Result<()> {
+        let path = self.results.join(name);
+        fs::write(&path, serde_json::to_string_pretty(value)?)
+            .with_context(|| format!("{}", path.display()))
+    }
+
+    /// What must hold after every save, failed or not: the guest runs as if
+    /// nothing had been, and is not being logged.
+    pub fn must_be_unharmed(&self, guest: &Guest) -> Result<()> {
+        guest
+            .must_run_on()
+            .context("after the save")
+            .context(Harm)?;
+        log_dirty::must_be_off(guest.domid).context(Harm)?;
+        let request = format!("/local/domain/{}/control/shutdown", guest.domid);
+        let left = xl::xenstore_read(&request).unwrap_or_default();
+        if !left.is_empty() {
+            return Err(Harm.because(format!("a shutdown request was left in xenstore: {left:?}")));
+        }
+        Ok(())
+    }
+
+    /// The directory must hold these names and no other.
+    pub fn must_hold_only(&self, dir: &Path, names: &[&str]) -> Result<()> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            found.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        found.sort();
+        let mut wanted = names.to_vec();
+        wanted.sort_unstable();
+        if found != wanted {
+            let held = format!("{} holds {found:?}, not {wanted:?}", dir.display());
+            return Err(Harm.because(held));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Saves that succeed: on every kind of guest the image restores by stock
+//! `xl restore` with every page right, and the source goes on unharmed.
+
+use super::{Bench, Test};
+use crate::dom0::console::Mark;
+use crate::dom0::guest::{Guest, Spec};
+use crate::dom0::livesave::Report;
+use crate::dom0::{echo, image, process};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The tests of this file.
+#[must_use]
+pub fn tests() -> Vec<Test> {
+    let test = Test::always;
+    vec![
+        test("live_save_restores", |b| save_and_restore(b, |s| s)),
+        test("plain_save_restores", plain),
+        test("save_with_2_vcpus", |b| save_and_restore(b, |s| s.vcpus(2))),
+        test("save_with_4_vcpus", |b| save_and_restore(b, |s| s.vcpus(4))),
+        Test::asked("save_random_writes", |b| {
+            save_and_restore(b, |s| s.with("pattern=random").with("rate=20000"))
+        }),
+        test("save_as_fast_as_it_can", |b| {
+            save_and_restore(b, |s| s.with("rate=max"))
+        }),
+        test("save_ballooned_down", ballooned),
+        test("save_with_vif_and_disk", vif_and_disk),
+        test("ten_saves_in_a_row", ten_in_a_row),
+    ]
+}
+
+/// Total RAM of the guest in bytes, as `xl create` was told.
+fn ram(spec: &Spec) -> u64 {
+    spec.max_memory_mib << 20
+}
+
+/// The bound on an image's length: RAM + 1 % + 1 MiB.
+#[must_use]
+pub fn largest_image(ram: u64) -> u64 {
+    ram + ram / 100 + (1 << 20)
+}
+
+fn check_image(spec: &Spec, path: &Path, report: &Report) -> Result<()> {
+    let size = image::size(path)?;
+    if size.bytes != report.image_bytes {
+        bail!(
+            "the report says {} bytes, the file has {}",
+            report.image_bytes,
+            size.bytes
+        );
+    }
+    let bound = largest_image(ram(spec));
+    if size.bytes > bound {
+        bail!("the image has {} bytes, more than {bound}", size.bytes);
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let mode = path.metadata()?.permissions().mode() & 0o7777;
+    if mode != 0o600 {
+        bail!("the image's mode is {mode:o}");
+    }
+    image::stock_verify(path)
+}
+
+/// Saves, and checks everything that can be checked without a restore. Returns
+/// the report and what the guest and the clock saw.
+fn save(bench: &Bench, guest: &Guest, path: &Path, more: &[&str]) -> Result<(Report, String)> {
+    guest.take_gap()?;
+    let (report, took) = bench.livesave.save(&guest.spec.name, path, more)?;
+    let gap = guest.take_gap()?;
+    bench.must_be_unharmed(guest)?;
+    let note = format!(
+        "gap {:.3} s, window {:.3} s ({:.3} s suspended), {:.1} s in all, {} rounds",
+        gap.as_secs_f64(),
+        report.window.total_s,
+        report.window.suspended_s,
+        took.as_secs_f64(),
+        report.rounds.len()
+    );
+    Ok((report, note))
+}
+
+/// The whole story of one image: saved, accepted by Xen's checker, restored
+/// after the source is gone; every page right and the counter from the cut on.
+pub(super) fn save_and_restore(bench: &Bench, change: impl FnOnce(Spec) -> Spec) -> Result<String> {
+    let guest = bench.guest(change)?;
+    finish(bench, guest, &[])
+}
+
+pub(super) fn finish(bench: &Bench, mut guest: Guest, more: &[&str]) -> Result<String> {
+    let path = bench.image("image.xl");
+    let before = guest.verify_clean().context("before the save")?.seq;
+    let (report, note) = save(bench, &guest, &path, more)?;
+    let after = guest
+        .verify_clean()
+        .context("the source after its save")?
+        .seq;
+    bench.keep("report.json", &report)?;
+    check_image(&guest.spec, &path, &report)?;
+    bench.must_hold_only(&bench.images, &["image.xl"])?;
+    guest.destroy()?;
+    restored_is_right(&mut guest, &path, before, after)?;
+    Ok(note)
+}
+
+/// Restores the image by stock `xl restore`. The source had done `before`
+/// writes before the save and `after` afterwards.
+pub(super) fn restored_is_right(
+    guest: &mut Guest,
+    path: &Path,
+    before: u64,
+    after: u64,
+) -> Result<()> {
+    let mark = guest.restore(path)?;
+    goes_on_from_the_cut(guest, mark, before, after)
+}
+
+/// A restored guest must go on from the cut, with every page right. `mark` is the place in its log
+/// before the restore.
+pub(super) fn goes_on_from_the_cut(
+    guest: &Guest,
+    mark: Mark,
+    before: u64,
+    after: u64,
+) -> Result<()> {
+    let first = guest
+        .console
+        .wait_for(
+            mark,
+            Duration::from_secs(60),
+            "heartbeat after the restore",
+            |l| l.kind == "beat",
+        )?
+        .number("seq")
+        .context("a heartbeat without seq")?;
+    guest.must_run_on().context("after the restore")?;
+    guest.verify_clean().context("after the restore")?;
+    // The cut lies between the two checks of the source. The restored guest's
+    // first heartbeat comes a second or so after it, the checks are further
+    // apart than that.
+    let latest = after + (after - before);
+    if first < before || first > latest {
+        bail!(
+            "the counter goes on at {first}, not from the cut ({before} to {after} at the source)"
+        );
+    }
+    if guest.spec.disk.is_some() || guest.spec.net {
+        devices_go_on(guest).context("after the restore")?;
+    }
+    Ok(())
+}
+
+fn plain(bench: &Bench) -> Result<String> {
+    finish(bench, bench.guest(|spec| spec)?, &["--mode", "plain"])
+}
+
+fn ballooned(bench: &Bench) -> Result<String> {
+    save_and_restore(bench, |mut spec| {
+        spec.memory_mib = 384;
+        spec
+    })
+}
+
+/// Two beats apart, the devices must have moved data and no errors.
+fn devices_go_on(guest: &Guest) -> Result<()> {
+    let limit = Duration::from_secs(30);
+    let first = guest.next_beat(limit)?;
+    let mut last = guest.next_beat(limit)?;
+    // A front-end may take a moment to reconnect.
+    for _ in 0..10 {
+        let moved = |key| last.number(key) > first.number(key);
+        if (guest.spec.disk.is_none() || moved("disk_ok")) && (!guest.spec.net || moved("net_back"))
+        {
+            break;
+        }
+        last = guest.next_beat(limit)?;
+    }
+    if guest.spec.disk.is_some() {
+        if last.number("disk_bad") != Some(0) {
+            bail!("the guest's disk failed: {last}");
+        }
+        if last.number("disk_ok") <= first.number("disk_ok") {
+            bail!("the guest's disk stands still: {last}");
+        }
+    }
+    if guest.spec.net && last.number("net_back") <= first.number("net_back") {
+        bail!("the guest's network stands still: {last}");
+    }
+    Ok(())
+}
+
+/// A loop device on a file; detached when dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn create(file: &Path, mib: u64) -> Result<Self> {
+        std::fs::File::create(file)?.set_len(mib << 20)?;
+        let made = process::check(
+            Command::new("losetup").args(["--find", "--show"]).arg(file),
+            Duration::from_secs(30),
+        )?;
+        Ok(Self(PathBuf::from(made.stdout.trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let mut detach = Command::new("losetup");
+        detach.arg("--detach").arg(&self.0);
+        let _ = process::run(&mut detach, Duration::from_secs(30));
+    }
+}
+
+fn vif_and_disk(bench: &Bench) -> Result<String> {
+    echo::start()?;
+    // Declared first, so that it is detached after the guest's end.
+    let disk = Loop::create(&bench.results.join("disk.img"), 16)?;
+    let guest = bench.guest(|mut spec| {
+        spec.disk = Some(disk.0.clone());
+        spec.net = true;
+        spec.with("disk=1").with("net=10.77.0.5")
+    })?;
+    devices_go_on(&guest).context("before the save")?;
+    let (_, _) = save(bench, &guest, &bench.image("first.xl"), &[])?;
+    devices_go_on(&guest).context("the source after its save")?;
+    std::fs::remove_file(bench.image("first.xl"))?;
+    let note = finish(bench, guest, &[])?;
+    std::fs::remove_file(bench.results.join("disk.img"))?;
+    Ok(note)
+}
+
+fn ten_in_a_row(bench: &Bench) -> Result<String> {
+    let guest = bench.guest(|spec| spec)?;
+    let mut gaps = Vec::new();
+    for number in 1..10 {
+        let path = bench.image(&format!("{number}.xl"));
+        guest.take_gap()?;
+        let context = || format!("save {number}");
+        bench
+            .livesave
+            .save(&guest.spec.name, &path, &[])
+            .with_context(context)?;
+        gaps.push(guest.take_gap()?.as_secs_f64());
+        bench.must_be_unharmed(&guest).with_context(context)?;
+        std::fs::remove_file(&path)?;
+    }
+    gaps.sort_by(f64::total_cmp);
+    let last = finish(bench, guest, &[]).context("save 10")?;
+    Ok(format!(
+        "gaps {:.3} to {:.3} s; tenth: {last}",
+        gaps[0],
+        gaps[gaps.len() - 1]
+    ))
+}

@@ -1,0 +1,197 @@
+//! Settings of the workload, from the guest kernel's command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How many pages per second a writer dirties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// That many pages per second, all writers together.
+    PagesPerSecond(u64),
+    /// As fast as it can.
+    Max,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        text.parse()
+            .map(Self::PagesPerSecond)
+            .map_err(|_| format!("rate {text:?} is neither a number nor \"max\""))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PagesPerSecond(n) => n.fmt(f),
+            Self::Max => f.write_str("max"),
+        }
+    }
+}
+
+/// In which order pages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Round and round, over the whole ring.
+    Ring,
+    /// Any page, evenly.
+    Random,
+    /// Round and round over the first so many MiB of the ring.
+    Hot(u64),
+    /// Nothing is written.
+    Idle,
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("ring", "") => Ok(Self::Ring),
+            ("random", "") => Ok(Self::Random),
+            ("idle", "") => Ok(Self::Idle),
+            ("hot", mib) => match mib.parse() {
+                Ok(mib) if mib > 0 => Ok(Self::Hot(mib)),
+                _ => Err(format!("pattern {text:?}: hot:MIB needs a size")),
+            },
+            _ => Err(format!("pattern {text:?} is unknown")),
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring => f.write_str("ring"),
+            Self::Random => f.write_str("random"),
+            Self::Hot(mib) => write!(f, "hot:{mib}"),
+            Self::Idle => f.write_str("idle"),
+        }
+    }
+}
+
+/// All settings; each has a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `ls.rate`: pages per second of all writers together, or `max`.
+    pub rate: Rate,
+    /// `ls.pattern`: `ring`, `random`, `hot:MIB` or `idle`.
+    pub pattern: Pattern,
+    /// `ls.ring`: MiB of the ring, shared out evenly among the writers.
+    pub ring_mib: u64,
+    /// `ls.static`: MiB of the area that never changes.
+    pub static_mib: u64,
+    /// `ls.writers`: threads, each bound to a vCPU of its own.
+    pub writers: usize,
+    /// `ls.seed`: what tells this guest's pages from another guest's.
+    pub seed: u64,
+    /// `ls.scrub`: pages per second that each writer checks in passing.
+    pub scrub: u64,
+    /// `ls.beat`: ms between two heartbeats.
+    pub beat_ms: u64,
+    /// `ls.gap`: steps of the ticker from so many ms on are printed.
+    pub gap_ms: u64,
+    /// `ls.disk=1`: keep writing to and reading from xvda.
+    pub disk: bool,
+    /// `ls.net=ADDRESS`: bring up eth0 with it and talk to `10.77.0.1:7777`.
+    pub net: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rate: Rate::PagesPerSecond(1000),
+            pattern: Pattern::Ring,
+            ring_mib: 128,
+            static_mib: 32,
+            writers: 1,
+            seed: 1,
+            scrub: 64,
+            beat_ms: 1000,
+            gap_ms: 20,
+            disk: false,
+            net: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the `ls.*` words of a kernel command line. A wrong one is an
+    /// error: a test must not run with other settings than it asked for.
+    pub fn from_cmdline(cmdline: &str) -> Result<Self, String> {
+        let mut config = Self::default();
+        for word in cmdline.split_whitespace() {
+            let Some(setting) = word.strip_prefix("ls.") else {
+                continue;
+            };
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| format!("{word} has no value"))?;
+            let number = || -> Result<u64, String> {
+                value
+                    .parse()
+                    .map_err(|_| format!("{word} is not a whole number"))
+            };
+            match key {
+                "rate" => config.rate = value.parse()?,
+                "pattern" => config.pattern = value.parse()?,
+                "ring" => config.ring_mib = number()?,
+                "static" => config.static_mib = number()?,
+                "writers" => config.writers = number()? as usize,
+                "seed" => config.seed = number()?,
+                "scrub" => config.scrub = number()?,
+                "beat" => config.beat_ms = number()?,
+                "gap" => config.gap_ms = number()?,
+                "disk" => config.disk = number()? != 0,
+                "net" => config.net = Some(value.to_owned()),
+                _ => return Err(format!("{word} is unknown")),
+            }
+        }
+        if config.writers == 0 || config.writers > 64 {
+            return Err("ls.writers must be 1 to 64".to_owned());
+        }
+        if config.ring_mib < config.writers as u64 {
+            return Err("ls.ring must give each writer 1 MiB or more".to_owned());
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_its_words_and_leaves_the_kernels() {
+        let config = Config::from_cmdline(
+            "console=hvc0 quiet ls.rate=max ls.pattern=hot:8 ls.ring=64 ls.writers=2 ls.net=10.77.0.5",
+        )
+        .unwrap();
+        assert_eq!(config.rate, Rate::Max);
+        assert_eq!(config.pattern, Pattern::Hot(8));
+        assert_eq!((config.ring_mib, config.writers), (64, 2));
+        assert_eq!(config.net.as_deref(), Some("10.77.0.5"));
+        assert_eq!(Config::from_cmdline("quiet").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_wrong_word_is_an_error() {
+        for bad in [
+            "ls.rate=fast",
+            "ls.pattern=hot",
+            "ls.pattern=hot:0",
+            "ls.ring=",
+            "ls.speed=1",
+            "ls.writers=0",
+            "ls.rate",
+            "ls.ring=1 ls.writers=2",
+        ] {
+            assert!(Config::from_cmdline(bad).is_err(), "{bad}");
+        }
+    }
+}
