@@ -58,6 +58,7 @@ impl Guest {
             rate: share(config.rate, config.writers),
             pattern: config.pattern,
             scrub: config.scrub,
+            extent: config.extent,
         };
         let pages = config.ring_mib * PAGES_PER_MIB / config.writers as u64;
         let writers: Arc<Vec<Writer>> = Arc::new(

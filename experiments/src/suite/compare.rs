@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use slow_disk::SlowDisk;
 use std::path::Path;
+use std::time::Duration;
 
 /// The tests of this file.
 #[must_use]
@@ -105,6 +106,8 @@ impl Way {
 struct Sample {
     way: Way,
     load: Load,
+    /// Pages that the guest really wrote per second before the save.
+    written_per_s: u64,
     gap_s: f64,
     total_s: f64,
     size: Size,
@@ -129,6 +132,8 @@ const LITTLE_MEMORY: [&str; 4] = ["--capture-memory", "24MiB", "--max-downtime",
 fn measure(bench: &Bench, guest: &Guest, dir: &Path, way: Way, load: Load) -> Result<Sample> {
     let path = dir.join("image.xl");
     let name = guest.spec.name.as_str();
+    let beat = guest.next_beat(Duration::from_secs(30))?;
+    let written_per_s = beat.number("rate").context("a heartbeat without rate")?;
     guest.take_gap()?;
     let (took, report) = match way {
         Way::Livesave | Way::Throttled => {
@@ -156,6 +161,7 @@ fn measure(bench: &Bench, guest: &Guest, dir: &Path, way: Way, load: Load) -> Re
     let sample = Sample {
         way,
         load,
+        written_per_s,
         gap_s: gap.as_secs_f64(),
         total_s: took.as_secs_f64(),
         pages_written: own
@@ -183,7 +189,7 @@ fn on_slow_disk(bench: &Bench) -> Result<String> {
 }
 
 fn compare(bench: &Bench, dir: &Path, loads: &[Load], ways: &[Way]) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("scrub=0"))?;
+    let guest = bench.guest(|spec| spec.with("scrub=0").with("write=edges"))?;
     let mut samples: Vec<Sample> = Vec::new();
     for &load in loads {
         guest.ask(&format!("pattern {}", load.pattern))?;

@@ -86,6 +86,7 @@ fn change_one_page(path: &std::path::Path) -> Result<u64> {
         seed: area_seed(1, 0),
         page: 100,
         seq: 0,
+        body: 0,
     });
     let wanted = wanted.as_bytes();
     let file = std::fs::OpenOptions::new()

@@ -1,5 +1,6 @@
 //! Settings of the workload, from the guest kernel's command line.
 
+use super::pattern::Extent;
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,6 +93,8 @@ pub struct Config {
     pub seed: u64,
     /// `ls.scrub`: pages per second that each writer checks in passing.
     pub scrub: u64,
+    /// `ls.write`: `whole` pages or their `edges`.
+    pub extent: Extent,
     /// `ls.beat`: ms between two heartbeats.
     pub beat_ms: u64,
     /// `ls.gap`: steps of the ticker from so many ms on are printed.
@@ -112,6 +115,7 @@ impl Default for Config {
             writers: 1,
             seed: 1,
             scrub: 64,
+            extent: Extent::Whole,
             beat_ms: 1000,
             gap_ms: 20,
             disk: false,
@@ -145,6 +149,13 @@ impl Config {
                 "writers" => config.writers = number()? as usize,
                 "seed" => config.seed = number()?,
                 "scrub" => config.scrub = number()?,
+                "write" => {
+                    config.extent = match value {
+                        "whole" => Extent::Whole,
+                        "edges" => Extent::Edges,
+                        _ => return Err(format!("{word} is neither whole nor edges")),
+                    }
+                }
                 "beat" => config.beat_ms = number()?,
                 "gap" => config.gap_ms = number()?,
                 "disk" => config.disk = number()? != 0,
@@ -169,12 +180,13 @@ mod tests {
     #[test]
     fn reads_its_words_and_leaves_the_kernels() {
         let config = Config::from_cmdline(
-            "console=hvc0 quiet ls.rate=max ls.pattern=hot:8 ls.ring=64 ls.writers=2 ls.net=10.77.0.5",
+            "console=hvc0 quiet ls.rate=max ls.pattern=hot:8 ls.ring=64 ls.writers=2 ls.write=edges ls.net=10.77.0.5",
         )
         .unwrap();
         assert_eq!(config.rate, Rate::Max);
         assert_eq!(config.pattern, Pattern::Hot(8));
         assert_eq!((config.ring_mib, config.writers), (64, 2));
+        assert_eq!(config.extent, Extent::Edges);
         assert_eq!(config.net.as_deref(), Some("10.77.0.5"));
         assert_eq!(Config::from_cmdline("quiet").unwrap(), Config::default());
     }
@@ -189,6 +201,7 @@ mod tests {
             "ls.speed=1",
             "ls.writers=0",
             "ls.rate",
+            "ls.write=half",
             "ls.ring=1 ls.writers=2",
         ] {
             assert!(Config::from_cmdline(bad).is_err(), "{bad}");

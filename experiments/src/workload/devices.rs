@@ -50,6 +50,7 @@ pub fn use_disk(traffic: &Arc<Traffic>, seed: u64, out: &Output) -> io::Result<(
                 seed: area_seed(seed, 1000),
                 page: seq % BLOCKS,
                 seq,
+                body: seq,
             };
             page.fill(stamp);
             let at = stamp.page * 4096;

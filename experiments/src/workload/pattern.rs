@@ -19,7 +19,22 @@ pub struct Stamp {
     pub page: u64,
     /// Sequence number of the write.
     pub seq: u64,
+    /// Sequence number of the last write of the whole page; later ones wrote its edges.
+    pub body: u64,
 }
+
+/// Which words of a page a write changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// All: the page's whole content shows which write it is of.
+    #[default]
+    Whole,
+    /// The first and the last few: as dirty, and written many times as fast.
+    Edges,
+}
+
+/// Words at each end of a page that every write changes.
+const EDGE: usize = 4;
 
 /// A word that is not what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,24 +52,49 @@ pub struct Mismatch {
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Stamp {
-    fn base(self) -> u64 {
+    fn base(self, seq: u64) -> u64 {
         // The finaliser of splitmix64 over the three parts: neighbouring pages
         // and neighbouring sequence numbers share no words.
         let mut z = self.seed ^ self.page.wrapping_mul(0xff51_afd7_ed55_8ccd);
-        z = z.wrapping_add(self.seq.wrapping_mul(0xc4ce_b9fe_1a85_ec53));
+        z = z.wrapping_add(seq.wrapping_mul(0xc4ce_b9fe_1a85_ec53));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    fn word(self, base: u64, index: usize) -> u64 {
+    fn bases(self) -> Bases {
+        let body = self.base(self.body);
+        let edges = if self.seq == self.body {
+            body
+        } else {
+            self.base(self.seq)
+        };
+        Bases { edges, body }
+    }
+
+    fn word(self, bases: Bases, index: usize) -> u64 {
         // Word 0 is the plain sequence number, for a reader of a dump.
         if index == 0 {
-            self.seq
-        } else {
-            base.wrapping_add(STEP.wrapping_mul(index as u64))
+            return self.seq;
         }
+        let base = if is_edge(index) {
+            bases.edges
+        } else {
+            bases.body
+        };
+        base.wrapping_add(STEP.wrapping_mul(index as u64))
     }
+}
+
+/// What the words of a page are counted from.
+#[derive(Clone, Copy)]
+struct Bases {
+    edges: u64,
+    body: u64,
+}
+
+fn is_edge(index: usize) -> bool {
+    !(EDGE..WORDS - EDGE).contains(&index)
 }
 
 impl Page {
@@ -77,30 +117,37 @@ impl Page {
 
     /// Writes the whole page.
     pub fn fill(&mut self, stamp: Stamp) {
-        let base = stamp.base();
+        let bases = stamp.bases();
         for (index, word) in self.0.iter_mut().enumerate() {
-            *word = base.wrapping_add(STEP.wrapping_mul(index as u64));
+            *word = stamp.word(bases, index);
         }
-        self.0[0] = stamp.word(base, 0);
+    }
+
+    /// Writes its edges; the rest must be of `stamp.body`.
+    pub fn fill_edges(&mut self, stamp: Stamp) {
+        let bases = stamp.bases();
+        for index in (0..EDGE).chain(WORDS - EDGE..WORDS) {
+            self.0[index] = stamp.word(bases, index);
+        }
     }
 
     /// Checks the whole page.
     pub fn check(&self, stamp: Stamp) -> Result<(), Mismatch> {
-        let base = stamp.base();
-        (0..WORDS).try_for_each(|index| self.check_word(stamp, base, index))
+        let bases = stamp.bases();
+        (0..WORDS).try_for_each(|index| self.check_word(stamp, bases, index))
     }
 
     /// Checks three words of the page: the ends, where a torn copy shows, and
     /// one that varies. Cheap enough to do before every write.
     pub fn check_quickly(&self, stamp: Stamp) -> Result<(), Mismatch> {
-        let base = stamp.base();
-        self.check_word(stamp, base, 0)?;
-        self.check_word(stamp, base, WORDS - 1)?;
-        self.check_word(stamp, base, (base % WORDS as u64) as usize)
+        let bases = stamp.bases();
+        self.check_word(stamp, bases, 0)?;
+        self.check_word(stamp, bases, WORDS - 1)?;
+        self.check_word(stamp, bases, (bases.edges % WORDS as u64) as usize)
     }
 
-    fn check_word(&self, stamp: Stamp, base: u64, index: usize) -> Result<(), Mismatch> {
-        let (found, wanted) = (self.0[index], stamp.word(base, index));
+    fn check_word(&self, stamp: Stamp, bases: Bases, index: usize) -> Result<(), Mismatch> {
+        let (found, wanted) = (self.0[index], stamp.word(bases, index));
         if found == wanted {
             Ok(())
         } else {
@@ -121,6 +168,7 @@ mod tests {
         seed: 1,
         page: 7,
         seq: 42,
+        body: 42,
     };
 
     #[test]
@@ -141,7 +189,11 @@ mod tests {
         let mut page = Page::zero();
         page.fill(STAMP);
         for other in [
-            Stamp { seq: 41, ..STAMP },
+            Stamp {
+                seq: 41,
+                body: 41,
+                ..STAMP
+            },
             Stamp { page: 8, ..STAMP },
             Stamp { seed: 2, ..STAMP },
         ] {
@@ -152,5 +204,26 @@ mod tests {
             assert!(page.check_quickly(other).is_err());
         }
         assert!(Page::zero().check(STAMP).is_err());
+    }
+
+    #[test]
+    fn written_edges_check_and_a_torn_or_stale_page_does_not() {
+        let mut page = Page::zero();
+        page.fill(STAMP);
+        let later = Stamp { seq: 43, ..STAMP };
+        let stale = page.clone();
+        page.fill_edges(later);
+        assert_eq!(page.check(later), Ok(()));
+        assert_eq!(page.check_quickly(later), Ok(()));
+        assert!(stale.check(later).is_err() && stale.check_quickly(later).is_err());
+        for index in (0..EDGE).chain(WORDS - EDGE..WORDS) {
+            assert_ne!(page.0[index], stale.0[index]);
+            let mut torn = page.clone();
+            torn.0[index] = stale.0[index];
+            assert_eq!(torn.check(later).unwrap_err().word, index);
+        }
+        let rewritten = Stamp { body: 43, ..later };
+        page.fill(rewritten);
+        assert_eq!(page.check(rewritten), Ok(()));
     }
 }

@@ -44,6 +44,7 @@ impl StaticArea {
             seed: self.seed,
             page: index as u64,
             seq: 0,
+            body: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::config::{Pattern, Rate};
 use super::output::Output;
-use super::pattern::{Mismatch, Page, Stamp};
+use super::pattern::{Extent, Mismatch, Page, Stamp};
 use crate::lines::Line;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -38,6 +38,8 @@ pub struct Orders {
     pub pattern: Pattern,
     /// Pages per second to check in passing.
     pub scrub: u64,
+    /// What a write changes of its page.
+    pub extent: Extent,
 }
 
 /// Result of a full check of one ring, or of the static area.
@@ -71,6 +73,7 @@ impl Writer {
             seed: area_seed(seed, number as u64 + 1),
             pages: vec![Page::zero(); pages as usize],
             holds: vec![0; pages as usize],
+            bodies: vec![0; pages as usize],
             random: seed | 1,
             scrub_at: 0,
             progress: Arc::clone(&progress),
@@ -139,6 +142,8 @@ struct Ring {
     pages: Vec<Page>,
     /// Sequence number that each page holds.
     holds: Vec<u64>,
+    /// Sequence number that it was last written as a whole with.
+    bodies: Vec<u64>,
     random: u64,
     scrub_at: usize,
     progress: Arc<Progress>,
@@ -151,6 +156,7 @@ impl Ring {
             seed: self.seed,
             page: index as u64,
             seq: self.holds[index],
+            body: self.bodies[index],
         }
     }
 
@@ -180,19 +186,19 @@ impl Ring {
             }
             match now.rate {
                 _ if now.pattern == Pattern::Idle => pause(),
-                Rate::Max => (0..64).for_each(|_| self.write_one(now.pattern)),
+                Rate::Max => (0..64).for_each(|_| self.write_one(now)),
                 Rate::PagesPerSecond(rate) => {
-                    (0..writes.due(rate)).for_each(|_| self.write_one(now.pattern));
+                    (0..writes.due(rate)).for_each(|_| self.write_one(now));
                     pause();
                 }
             }
         }
     }
 
-    fn write_one(&mut self, pattern: Pattern) {
+    fn write_one(&mut self, orders: Orders) {
         let seq = self.progress.seq.load(Ordering::Relaxed) + 1;
         let len = self.pages.len() as u64;
-        let index = match pattern {
+        let index = match orders.pattern {
             Pattern::Ring => seq % len,
             Pattern::Hot(mib) => seq % len.min(mib * PAGES_PER_MIB),
             Pattern::Random => {
@@ -209,8 +215,17 @@ impl Ring {
             self.count_bad(before, mismatch);
         }
         self.holds[index] = seq;
-        let stamp = self.stamp(index);
-        self.pages[index].fill(stamp);
+        match orders.extent {
+            Extent::Whole => {
+                self.bodies[index] = seq;
+                let stamp = self.stamp(index);
+                self.pages[index].fill(stamp);
+            }
+            Extent::Edges => {
+                let stamp = self.stamp(index);
+                self.pages[index].fill_edges(stamp);
+            }
+        }
         self.progress.seq.store(seq, Ordering::Relaxed);
     }
 
@@ -300,6 +315,7 @@ mod tests {
             seed: 1,
             pages: vec![Page::zero(); pages],
             holds: vec![0; pages],
+            bodies: vec![0; pages],
             random: 1,
             scrub_at: 0,
             progress: Arc::default(),
@@ -307,6 +323,15 @@ mod tests {
         };
         ring.fill();
         ring
+    }
+
+    fn orders(pattern: Pattern, extent: Extent) -> Orders {
+        Orders {
+            rate: Rate::Max,
+            pattern,
+            scrub: 0,
+            extent,
+        }
     }
 
     #[test]
@@ -318,19 +343,21 @@ mod tests {
             Pattern::Hot(1),
             Pattern::Ring,
         ] {
-            (0..1000).for_each(|_| ring.write_one(pattern));
-            let verdict = ring.verify();
-            assert_eq!((verdict.pages, verdict.bad), (300, 0), "{pattern}");
+            for extent in [Extent::Edges, Extent::Whole, Extent::Edges] {
+                (0..500).for_each(|_| ring.write_one(orders(pattern, extent)));
+                let verdict = ring.verify();
+                assert_eq!((verdict.pages, verdict.bad), (300, 0), "{pattern}");
+            }
         }
-        assert_eq!(ring.progress.seq.load(Ordering::Relaxed), 4000);
+        assert_eq!(ring.progress.seq.load(Ordering::Relaxed), 6000);
     }
 
     #[test]
     fn a_stale_page_a_stale_table_and_a_stale_counter_are_each_found() {
         let mut ring = ring(16);
-        (0..40).for_each(|_| ring.write_one(Pattern::Ring));
+        (0..40).for_each(|_| ring.write_one(orders(Pattern::Ring, Extent::Whole)));
         let (old_page, old_holds) = (ring.pages[3].clone(), ring.holds[3]);
-        (0..16).for_each(|_| ring.write_one(Pattern::Ring));
+        (0..16).for_each(|_| ring.write_one(orders(Pattern::Ring, Extent::Whole)));
 
         let new_page = std::mem::replace(&mut ring.pages[3], old_page.clone());
         assert_eq!(ring.verify().bad, 1, "stale page");

@@ -29,6 +29,7 @@ pub fn table(samples: &[Sample]) -> String {
     let mut rows = vec![row(&[
         "pages/s",
         "way",
+        "written/s",
         "gap s",
         "min",
         "max",
@@ -48,6 +49,7 @@ pub fn table(samples: &[Sample]) -> String {
             rows.push(vec![
                 load.name.to_owned(),
                 way.title().to_owned(),
+                number(|s| s.written_per_s as f64),
                 format!("{:.3}", median(&gaps)),
                 format!("{:.3}", gaps.iter().copied().fold(f64::MAX, f64::min)),
                 format!("{:.3}", gaps.iter().copied().fold(0.0, f64::max)),
@@ -227,6 +229,7 @@ mod tests {
                 samples.push(Sample {
                     way,
                     load,
+                    written_per_s: 0,
                     gap_s: if ours { 0.1 } else { 0.21 },
                     total_s: if ours { 5.0 } else { 5.5 },
                     pages_written: if ours { 90_000 } else { 140_000 },
