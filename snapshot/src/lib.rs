@@ -5,6 +5,7 @@
 //! the guest and capture the rest. It knows only the [`ports`]; the back-ends ([`embedded`] and
 //! `xen`) and the [`image`] sit behind them.
 
+mod checksum;
 pub mod embedded;
 pub mod engine;
 mod fault;

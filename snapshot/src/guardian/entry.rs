@@ -1,7 +1,7 @@
 //! What stands in a journal, as text.
 //!
 //! ```text
-//! livesave journal 2
+//! livesave journal 1
 //! state 3                 one byte, rewritten in place at every step (see State)
 //! beat 0000000000         a number, raised to show life
 //! caps 00040 00040 00020  rewritten before the state says that the guest is capped (see Caps)
@@ -9,23 +9,20 @@
 //! uuid 5f3a…
 //! partial 31              bytes of the path that follows; 0 if the image has no temporary name
 //! /images/.g.xl.livesave-4711.partial
-//! crc32c 89abcdef         of all of the above, with state 0, beat 0 and caps 0
+//! xxh64 89abcdef         of all of the above, with state 0, beat 0 and caps 0
 //! ```
-//!
-//! Version 1 had no `caps`, and a dot as its beat; what an older livesave left is still put right.
 
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::caps::Caps;
-use super::state::{Slowed, State, Stop};
+use super::state::State;
+use crate::checksum;
 
 pub(super) const MAGIC: &str = "livesave journal ";
-const VERSION: &str = "2";
-/// The version before, which is read only.
-const OLD_VERSION: &str = "1";
-/// Where the state's byte stands, in both versions.
+const VERSION: &str = "1";
+/// Where the state's byte stands.
 pub(super) const STATE_AT: usize = 25;
 /// Where the sign of life is written.
 pub(super) const BEAT_AT: usize = 32;
@@ -77,8 +74,8 @@ impl Entry {
         .into_bytes();
         text.extend_from_slice(partial);
         text.push(b'\n');
-        let sum = crc32c::crc32c(&text);
-        text.extend_from_slice(format!("crc32c {sum:08x}\n").as_bytes());
+        let sum = checksum::of(&text);
+        text.extend_from_slice(format!("xxh64 {sum:08x}\n").as_bytes());
         text
     }
 
@@ -86,18 +83,11 @@ impl Entry {
     pub(super) fn decode(mut text: Vec<u8>) -> Option<(Self, State)> {
         let state = State::from_byte(*text.get(STATE_AT)?)?;
         text[STATE_AT] = State::NONE.to_byte();
-        let old = version(&text)? == OLD_VERSION.as_bytes();
-        let mut caps = Caps::default();
-        if old {
-            // It knew no more.
-            (state.slowed == Slowed::No).then_some(())?;
-        } else {
-            let beat = text.get_mut(BEAT_AT..BEAT_AT + BEAT_LENGTH)?;
-            beat.fill(b'0');
-            let field = text.get_mut(CAPS_AT..CAPS_AT + Caps::LENGTH)?;
-            caps = Caps::decode(field)?;
-            field.copy_from_slice(&Caps::default().encode());
-        }
+        let beat = text.get_mut(BEAT_AT..BEAT_AT + BEAT_LENGTH)?;
+        beat.fill(b'0');
+        let field = text.get_mut(CAPS_AT..CAPS_AT + Caps::LENGTH)?;
+        let caps = Caps::decode(field)?;
+        field.copy_from_slice(&Caps::default().encode());
         let mut rest = &text[..];
         let mut field = |name: &str| {
             let end = rest.iter().position(|&byte| byte == b'\n')?;
@@ -108,16 +98,14 @@ impl Entry {
         field(MAGIC)?;
         field("state ")?;
         field("beat ")?;
-        if !old {
-            field("caps ")?;
-        }
+        field("caps ")?;
         let pid = field("pid ")?.parse().ok()?;
         let uuid = field("uuid ")?;
         let length: usize = field("partial ")?.parse().ok()?;
         let (path, rest) = rest.split_at_checked(length)?;
         let summed = text.len() - rest.len() + 1;
-        let sum = crc32c::crc32c(text.get(..summed)?);
-        if rest != format!("\ncrc32c {sum:08x}\n").as_bytes() {
+        let sum = checksum::of(text.get(..summed)?);
+        if rest != format!("\nxxh64 {sum:08x}\n").as_bytes() {
             return None;
         }
         let partial = (length > 0).then(|| std::ffi::OsString::from_vec(path.to_vec()).into());
@@ -141,23 +129,5 @@ fn version(text: &[u8]) -> Option<&[u8]> {
 /// The version of a text that this livesave does not know.
 pub(super) fn unknown_version(text: &[u8]) -> Option<String> {
     let version = String::from_utf8_lossy(version(text)?);
-    (![VERSION, OLD_VERSION].contains(&version.as_ref())).then(|| version.into_owned())
-}
-
-/// The first livesave noted a bare UUID when it switched dirty tracking on, and nothing more.
-pub(super) fn of_the_first_livesave(text: &[u8]) -> Option<(Entry, State)> {
-    let is_uuid = text.len() == 36 && text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-');
-    let uuid = String::from_utf8(text.to_vec()).ok().filter(|_| is_uuid)?;
-    let state = State {
-        tracking: true,
-        stop: Stop::Suspended,
-        slowed: Slowed::No,
-    };
-    let entry = Entry {
-        pid: 0,
-        uuid,
-        partial: None,
-        caps: Caps::default(),
-    };
-    Some((entry, state))
+    (version != VERSION).then(|| version.into_owned())
 }

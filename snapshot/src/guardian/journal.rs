@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::caps::Caps;
-use super::entry::{
-    BEAT_AT, BEAT_LENGTH, CAPS_AT, Entry, STATE_AT, of_the_first_livesave, unknown_version,
-};
+use super::entry::{BEAT_AT, BEAT_LENGTH, CAPS_AT, Entry, STATE_AT, unknown_version};
 use super::state::State;
 
 /// A journal is not longer: a path has 4096 bytes at most.
@@ -135,9 +133,6 @@ impl Journal {
         let length = self.file.metadata()?.len().min(LONGEST);
         let mut text = vec![0; length as usize];
         self.file.read_exact_at(&mut text, 0)?;
-        if let Some(entry) = of_the_first_livesave(&text) {
-            return Ok(Some(entry));
-        }
         if let Some(version) = unknown_version(&text) {
             return Err(JournalError::Foreign(version));
         }
@@ -159,7 +154,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::super::entry::MAGIC;
-    use super::super::state::{Slowed, Stop};
+    use super::super::state::Slowed;
     use super::*;
 
     fn journal(content: &[u8]) -> Journal {
@@ -235,42 +230,8 @@ mod tests {
 
     #[test]
     fn other_versions_are_told_apart() {
-        let newer = journal(b"livesave journal 3\nwhatever");
-        assert!(matches!(newer.read(), Err(JournalError::Foreign(v)) if v == "3"));
-        let first = journal(entry().uuid.as_bytes());
-        let (found, state) = first.read().expect("read").expect("a note");
-        assert_eq!((found.uuid, state.tracking), (entry().uuid, true));
-    }
-
-    /// Byte by byte what version 1 wrote.
-    #[test]
-    fn what_an_older_livesave_left_is_read() {
-        let uuid = entry().uuid;
-        let text = |state: char| {
-            let [head, rest] = ["livesave journal 1\nstate ", "\nbeat .\npid 4711\nuuid "];
-            let tail = "\npartial 3\n/a\n\n";
-            let summed = format!("{head}0{rest}{uuid}{tail}");
-            let sum = crc32c::crc32c(summed.as_bytes());
-            format!("{head}{state}{rest}{uuid}{tail}crc32c {sum:08x}\n").into_bytes()
-        };
-        let whole = text('5');
-        let expected = Entry {
-            partial: Some("/a\n".into()),
-            ..entry()
-        };
-        let state = State {
-            tracking: true,
-            stop: Stop::Suspended,
-            slowed: Slowed::No,
-        };
-        let read = journal(&whole).read().expect("read");
-        assert_eq!(read, Some((expected, state)));
-        // It had no others.
-        assert_eq!(journal(&text('6')).read().expect("read"), None);
-        for length in 0..whole.len() {
-            let cut = journal(&whole[..length]);
-            assert_eq!(cut.read().expect("read"), None, "{length} bytes");
-        }
+        let newer = journal(b"livesave journal 2\nwhatever");
+        assert!(matches!(newer.read(), Err(JournalError::Foreign(v)) if v == "2"));
     }
 
     #[test]

@@ -3,18 +3,19 @@
 //!
 //! A page's checksum is made when the page is written and kept in a nameless file beside the image
 //! until the save ends, four bytes for each page: in memory it would grow with the guest. What is
-//! kept is the CRC-32C of the block, XOR that of a block of zeros, so that the holes of a sparse
+//! kept is the checksum of the block, XOR that of a block of zeros, so that the holes of a sparse
 //! file have the right value without having been written.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::checksum;
 use crate::fault;
 use crate::page::PAGE_SIZE;
 
-/// The CRC-32C of 4096 zero bytes.
-const ZEROS: u32 = 0x98f9_4189;
+/// The checksum of 4096 zero bytes.
+const ZEROS: u32 = 0x32d8_bbdb;
 /// The size of a table's entry.
 pub const ENTRY: u64 = 4;
 /// The length of the section in the trailer.
@@ -26,7 +27,7 @@ const CHUNK: usize = 1 << 20;
 /// What the table has for a block of 4096 bytes.
 #[must_use]
 pub fn of_block(block: &[u8; PAGE_SIZE]) -> u32 {
-    crc32c::crc32c(block) ^ ZEROS
+    checksum::of(block) ^ ZEROS
 }
 
 /// The length of the table for `blocks` blocks, in bytes.
@@ -44,11 +45,11 @@ pub struct RawChecksums {
     pub blocks: u64,
     /// Where the table is in the file: right behind the stream.
     pub table_at: u64,
-    /// CRC-32C of the table.
+    /// Checksum of the table.
     pub table: u32,
-    /// CRC-32C of what stands before the memory.
+    /// Checksum of what stands before the memory.
     pub before: u32,
-    /// CRC-32C of what stands between the memory and the table.
+    /// Checksum of what stands between the memory and the table.
     pub behind: u32,
 }
 
@@ -132,7 +133,7 @@ impl Spill {
         self.file.write_all_at(&bytes, first * ENTRY)
     }
 
-    /// Writes the table of `blocks` blocks to `to` at an offset; its CRC-32C.
+    /// Writes the table of `blocks` blocks to `to` at an offset; its checksum.
     ///
     /// # Errors
     /// What the system says.
@@ -140,19 +141,19 @@ impl Spill {
         let length = table_len(blocks);
         // What was never put, and the padding, reads as zeros.
         self.file.set_len(length)?;
-        let mut crc = 0;
+        let mut sum = checksum::Running::new();
         let mut buffer = vec![0; CHUNK.min(length as usize)];
         let mut done = 0;
         while done < length {
             let now = (length - done).min(CHUNK as u64) as usize;
             let chunk = &mut buffer[..now];
             self.file.read_exact_at(chunk, done)?;
-            crc = crc32c::crc32c_append(crc, chunk);
+            sum.add(chunk);
             to.write_all_at(chunk, at)?;
             at += now as u64;
             done += now as u64;
         }
-        Ok(crc)
+        Ok(sum.value())
     }
 }
 
@@ -198,12 +199,12 @@ mod tests {
         let spill = Spill::new(tempfile::tempfile().expect("a file"));
         spill.put(1, &[7, 8]).expect("put");
         let to = tempfile::tempfile().expect("a file");
-        let crc = spill.copy_to(&to, 16, 5).expect("copied");
+        let sum = spill.copy_to(&to, 16, 5).expect("copied");
         let mut found = [0; 24];
         to.read_exact_at(&mut found, 16).expect("read");
         assert_eq!((found[4], found[8]), (7, 8));
         assert_eq!(found.iter().filter(|&&b| b != 0).count(), 2);
-        assert_eq!(crc, crc32c::crc32c(&found));
+        assert_eq!(sum, checksum::of(&found));
         assert_eq!(to.metadata().expect("metadata").len(), 40);
     }
 }

@@ -15,6 +15,7 @@ use super::filled::Filled;
 use super::layout::Layout;
 use super::trailer::{self, Facts};
 use super::{Preamble, Tail};
+use crate::checksum;
 use crate::fault;
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes, write_pages_at};
 use crate::page_set::PageSet;
@@ -33,7 +34,7 @@ pub struct RawImage {
     /// The pages whose slots hold data; the other slots are holes.
     filled: Filled,
     checksums: Option<Spill>,
-    /// CRC-32C of what stands before the memory.
+    /// Checksum of what stands before the memory.
     before: u32,
 }
 
@@ -75,11 +76,11 @@ impl RawImage {
         for (offset, head) in self.layout.record_heads() {
             file.write_all_at(&head, offset)?;
             let (blocks, _) = head.as_chunks::<PAGE_SIZE>();
-            let crcs: Vec<_> = blocks.iter().map(checksums::of_block).collect();
-            spill.put(self.block(offset), &crcs)?;
+            let sums: Vec<_> = blocks.iter().map(checksums::of_block).collect();
+            spill.put(self.block(offset), &sums)?;
         }
         self.checksums = Some(spill);
-        self.before = crc32c::crc32c(preamble);
+        self.before = checksum::of(preamble);
         // The slots in between are holes until their pages come.
         file.set_len(self.layout.end())
     }
@@ -113,16 +114,16 @@ impl RawImage {
         let table_at = self.layout.end() + end.len() as u64;
         let blocks = self.block(self.layout.end());
         file.write_all_at(&end, self.layout.end())?;
-        let crcs = RawChecksums {
+        let sums = RawChecksums {
             memory_start: self.layout.start(),
             blocks,
             table_at,
             table: self.spill()?.copy_to(file, table_at, blocks)?,
             before: self.before,
-            behind: crc32c::crc32c(&end),
+            behind: checksum::of(&end),
         };
         let trailer_at = table_at + checksums::table_len(blocks);
-        let sections = [(trailer::RAW_CRCS, crcs.encode())];
+        let sections = [(trailer::RAW_SUMS, sums.encode())];
         let trailer = trailer::encode(facts, &sections, trailer_at)?;
         file.write_all_at(&trailer, trailer_at)?;
         self.pending.sync()

@@ -203,7 +203,7 @@ impl Reader {
         let read = self.source.file().read_exact_at(&mut bytes, at);
         read.map_err(|error| self.failed(error.into()))?;
         let trailer = trailer::decode(&bytes, at).map_err(wrong)?;
-        self.raw_checksums = match &trailer.raw_crcs {
+        self.raw_checksums = match &trailer.raw_sums {
             Some(body) if !packed => Some(RawChecksums::decode(body, self.end, at).map_err(wrong)?),
             None if packed || at == self.end => None,
             _ => return Err(wrong("livesave's trailer is not where it should be")),

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! trailer  magic "LIVESAVE", u32 version = 1, u32 number of sections
-//! section  u32 kind, u32 CRC-32C of the body, u64 length, body, zeros to a multiple of 8
-//! footer   u64 offset of the trailer, u32 version = 1, u32 CRC-32C of trailer and sections,
+//! section  u32 kind, u32 Checksum of the body, u64 length, body, zeros to a multiple of 8
+//! footer   u64 offset of the trailer, u32 version = 1, u32 Checksum of trailer and sections,
 //!          magic "EVASEVIL"
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checksum;
 use crate::policy::StopReason;
 use crate::ports::Identity;
 use crate::report::{Brownout, Round, Target, Window};
@@ -30,10 +31,10 @@ pub const MAX_TRAILER: u64 = 64 << 20;
 /// Section kinds; readers skip those they do not know.
 const FACTS: u32 = 1;
 /// Where a raw image's checksums are ([`super::checksums`]).
-pub const RAW_CRCS: u32 = 2;
-/// CRC-32C of each frame of a zstd image but the one that this stands in, as it stands in the
+pub const RAW_SUMS: u32 = 2;
+/// Checksum of each frame of a zstd image but the one that this stands in, as it stands in the
 /// file.
-pub const FRAME_CRCS: u32 = 3;
+pub const FRAME_SUMS: u32 = 3;
 
 /// What livesave knows of an image beyond what stock tools read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,10 +72,10 @@ pub struct Facts {
 pub struct Trailer {
     /// What livesave knows of the image.
     pub facts: Facts,
-    /// The body of section [`RAW_CRCS`].
-    pub raw_crcs: Option<Vec<u8>>,
-    /// The body of section [`FRAME_CRCS`].
-    pub frame_crcs: Option<Vec<u8>>,
+    /// The body of section [`RAW_SUMS`].
+    pub raw_sums: Option<Vec<u8>>,
+    /// The body of section [`FRAME_SUMS`].
+    pub frame_sums: Option<Vec<u8>>,
 }
 
 /// The bytes of a trailer that starts at `offset` of the file, with the facts and more sections.
@@ -91,17 +92,17 @@ pub fn encode(facts: &Facts, more: &[(u32, Vec<u8>)], offset: u64) -> serde_json
     for (kind, body) in more {
         section(*kind, body, &mut out);
     }
-    let crc = crc32c::crc32c(&out);
+    let sum = checksum::of(&out);
     out.extend_from_slice(&offset.to_le_bytes());
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(&sum.to_le_bytes());
     out.extend_from_slice(FOOT);
     Ok(out)
 }
 
 fn section(kind: u32, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    out.extend_from_slice(&checksum::of(body).to_le_bytes());
     out.extend_from_slice(&(body.len() as u64).to_le_bytes());
     out.extend_from_slice(body);
     out.resize(out.len().next_multiple_of(8), 0);
@@ -131,7 +132,7 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
     if u32_at(footer, 8) != Some(VERSION) {
         return Err("livesave's trailer is of a version that this livesave does not know");
     }
-    if u32_at(footer, 12) != Some(crc32c::crc32c(body)) {
+    if u32_at(footer, 12) != Some(checksum::of(body)) {
         return Err("livesave's trailer fails its checksum");
     }
     if body[..8] != *MAGIC || u32_at(body, 8) != Some(VERSION) {
@@ -139,17 +140,17 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
     }
     let sections = u32_at(body, 12).unwrap_or(0);
     let mut rest = &body[HEAD..];
-    let (mut facts, mut raw_crcs, mut frame_crcs) = (None, None, None);
+    let (mut facts, mut raw_sums, mut frame_sums) = (None, None, None);
     for _ in 0..sections {
         let cut_off = "a section of livesave's trailer is cut off";
         let kind = u32_at(rest, 0).ok_or(cut_off)?;
-        let crc = u32_at(rest, 4).ok_or(cut_off)?;
+        let sum = u32_at(rest, 4).ok_or(cut_off)?;
         let length = u64_at(rest, 8)
             .and_then(|l| usize::try_from(l).ok())
             .ok_or(cut_off)?;
         let end = SECTION_HEAD.checked_add(length).ok_or(cut_off)?;
         let content = rest.get(SECTION_HEAD..end).ok_or(cut_off)?;
-        if crc32c::crc32c(content) != crc {
+        if checksum::of(content) != sum {
             return Err("a section of livesave's trailer fails its checksum");
         }
         let known = match kind {
@@ -158,8 +159,8 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
                     .map_err(|_| "livesave's facts in the trailer are not readable")?;
                 facts.replace(read).is_some()
             }
-            RAW_CRCS => raw_crcs.replace(content.to_vec()).is_some(),
-            FRAME_CRCS => frame_crcs.replace(content.to_vec()).is_some(),
+            RAW_SUMS => raw_sums.replace(content.to_vec()).is_some(),
+            FRAME_SUMS => frame_sums.replace(content.to_vec()).is_some(),
             _ => false,
         };
         if known {
@@ -172,8 +173,8 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
     }
     Ok(Trailer {
         facts: facts.ok_or("livesave's trailer holds no facts")?,
-        raw_crcs,
-        frame_crcs,
+        raw_sums,
+        frame_sums,
     })
 }
 
@@ -193,7 +194,7 @@ mod tests {
     fn trailer() -> Vec<u8> {
         encode(
             &some_facts(),
-            &[(99, vec![1; 3]), (RAW_CRCS, vec![7])],
+            &[(99, vec![1; 3]), (RAW_SUMS, vec![7])],
             4096,
         )
         .expect("encoded")
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(locate(&footer, 4096 + trailer.len() as u64), Some(4096));
         let found = decode(&trailer, 4096).expect("a trailer");
         assert_eq!(found.facts, some_facts());
-        assert_eq!((found.raw_crcs, found.frame_crcs), (Some(vec![7]), None));
+        assert_eq!((found.raw_sums, found.frame_sums), (Some(vec![7]), None));
         assert!(decode(&trailer, 4095).is_err());
     }
 

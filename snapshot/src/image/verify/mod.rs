@@ -16,6 +16,7 @@ use super::source::SourceError;
 use super::zst::unpack::Unpacker;
 use super::zst::{Packed, Span};
 use super::{GuestType, ImageError, Reader};
+use crate::checksum;
 use crate::page::PAGE_SIZE;
 use crate::ports::Cancel;
 use crate::units::{Bytes, PageCount};
@@ -152,7 +153,7 @@ impl<'c> Check<'c> {
         // The checksums first: they tell what is damaged better than what follows from it.
         let looked = match (self.reader.source().packed(), self.reader.raw_checksums()) {
             (Some(packed), _) => self.frames(packed),
-            (None, Some(crcs)) => self.raw(crcs),
+            (None, Some(sums)) => self.raw(sums),
             (None, None) => Ok(()),
         };
         let structure = looked.and_then(|()| {
@@ -220,64 +221,64 @@ impl<'c> Check<'c> {
     }
 
     /// The checksums of a raw image.
-    fn raw(&self, crcs: &RawChecksums) -> Result<(), ImageError> {
+    fn raw(&self, sums: &RawChecksums) -> Result<(), ImageError> {
         for (at, end, want, what) in [
             (
                 0,
-                crcs.memory_start,
-                crcs.before,
+                sums.memory_start,
+                sums.before,
                 "what stands before the memory fails its checksum",
             ),
             (
-                crcs.memory_end(),
-                crcs.table_at,
-                crcs.behind,
+                sums.memory_end(),
+                sums.table_at,
+                sums.behind,
                 "the records behind the memory fail their checksum",
             ),
             (
-                crcs.table_at,
-                crcs.table_at + checksums::table_len(crcs.blocks),
-                crcs.table,
+                sums.table_at,
+                sums.table_at + checksums::table_len(sums.blocks),
+                sums.table,
                 "the table of checksums fails its own",
             ),
         ] {
-            if self.crc_of(at, end)? != want {
+            if self.sum_of(at, end)? != want {
                 self.wrong(at, what);
             }
         }
-        let chunks = crcs.blocks.div_ceil(BLOCKS) as usize;
+        let chunks = sums.blocks.div_ceil(BLOCKS) as usize;
         let buffers = || Ok((vec![], vec![]));
         self.in_parallel(chunks, buffers, |(blocks, table), number| {
-            self.blocks(crcs, number as u64 * BLOCKS, blocks, table)
+            self.blocks(sums, number as u64 * BLOCKS, blocks, table)
         })
     }
 
-    fn crc_of(&self, mut at: u64, end: u64) -> Result<u32, ImageError> {
-        let mut crc = 0;
+    fn sum_of(&self, mut at: u64, end: u64) -> Result<u32, ImageError> {
+        let mut sum = checksum::Running::new();
         while at < end {
             let bytes = self.reader.bytes(at, (end - at).min(BLOCKS * 4096))?;
-            crc = crc32c::crc32c_append(crc, &bytes);
+            sum.add(&bytes);
             at += bytes.len() as u64;
             (self.course.progress)(bytes.len() as u64);
         }
         self.checksums.fetch_add(1, Ordering::Relaxed);
-        Ok(crc)
+        Ok(sum.value())
     }
 
     fn blocks(
         &self,
-        crcs: &RawChecksums,
+        sums: &RawChecksums,
         first: u64,
         blocks: &mut Vec<u8>,
         table: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        let count = BLOCKS.min(crcs.blocks - first);
-        let start = crcs.memory_start + first * PAGE_SIZE as u64;
+        let count = BLOCKS.min(sums.blocks - first);
+        let start = sums.memory_start + first * PAGE_SIZE as u64;
         blocks.resize(count as usize * PAGE_SIZE, 0);
         table.resize((count * checksums::ENTRY) as usize, 0);
         let source = self.reader.source();
         source.read_exact(blocks, start)?;
-        source.read_exact(table, crcs.table_at + first * checksums::ENTRY)?;
+        source.read_exact(table, sums.table_at + first * checksums::ENTRY)?;
         let (pages, _) = blocks.as_chunks::<PAGE_SIZE>();
         let (want, _) = table.as_chunks::<4>();
         for (number, (page, want)) in pages.iter().zip(want).enumerate() {
@@ -295,23 +296,23 @@ impl<'c> Check<'c> {
     fn frames(&self, packed: &Packed) -> Result<(), ImageError> {
         let at = packed.trailer().0;
         let damaged = |what| self.reader.failed(SourceError::damaged(at, what));
-        let body = self.reader.trailer().and_then(|t| t.frame_crcs.as_ref());
+        let body = self.reader.trailer().and_then(|t| t.frame_sums.as_ref());
         let body = body.ok_or_else(|| damaged("the checksums of the frames are missing"))?;
-        let (crcs, rest) = body.as_chunks::<4>();
-        if crcs.len() != packed.spans().len() || !rest.is_empty() {
+        let (sums, rest) = body.as_chunks::<4>();
+        if sums.len() != packed.spans().len() || !rest.is_empty() {
             return Err(damaged("there are not as many checksums as frames"));
         }
         let tools = || Ok((Unpacker::new()?, vec![], vec![]));
-        self.in_parallel(crcs.len(), tools, |(unpacker, frame, content), number| {
-            let crc = u32::from_le_bytes(crcs[number]);
-            self.frame(packed.spans()[number], crc, unpacker, frame, content)
+        self.in_parallel(sums.len(), tools, |(unpacker, frame, content), number| {
+            let sum = u32::from_le_bytes(sums[number]);
+            self.frame(packed.spans()[number], sum, unpacker, frame, content)
         })
     }
 
     fn frame(
         &self,
         span: Span,
-        crc: u32,
+        sum: u32,
         unpacker: &mut Unpacker,
         frame: &mut Vec<u8>,
         content: &mut Vec<u8>,
@@ -319,7 +320,7 @@ impl<'c> Check<'c> {
         frame.resize(span.entry.compressed as usize, 0);
         self.reader.source().file().read_exact_at(frame, span.at)?;
         let damaged = |what| SourceError::damaged(span.at, what);
-        if crc32c::crc32c(frame) != crc {
+        if checksum::of(frame) != sum {
             return Err(damaged("a frame fails its checksum"));
         }
         let unpacked = unpacker.whole_of(frame, span.entry, content);

@@ -131,7 +131,7 @@ fn every_flipped_byte_is_found_and_its_place_named() {
         let start = Reader::of_bytes(good.clone()).expect("readable");
         let memory = start
             .raw_checksums()
-            .map_or(0..0, |crcs| crcs.memory_start + 12_288..crcs.memory_end());
+            .map_or(0..0, |sums| sums.memory_start + 12_288..sums.memory_end());
         for at in 0..good.len() as u64 {
             if memory.contains(&at) && at % 37 != 0 {
                 continue;

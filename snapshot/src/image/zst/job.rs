@@ -9,6 +9,7 @@ use zstd_safe::{CCtx, CParameter, DCtx};
 use super::frame::{MAX_CONTENT, Stored};
 use super::record::{self, Builder, Content};
 use super::seek_table::Entry;
+use crate::checksum;
 use crate::page::PAGE_SIZE;
 use crate::units::Pfn;
 
@@ -32,8 +33,8 @@ pub struct FrameAt {
     pub at: u64,
     /// Its lengths and the checksum of its content.
     pub entry: Entry,
-    /// CRC-32C of its bytes in the file.
-    pub crc: u32,
+    /// Checksum of its bytes in the file.
+    pub sum: u32,
     /// What it holds.
     pub holds: Holds,
 }
@@ -54,7 +55,7 @@ pub enum Job {
 pub struct Made {
     pub bytes: Vec<u8>,
     content: u32,
-    crc: u32,
+    sum: u32,
     holds: Holds,
 }
 
@@ -62,7 +63,7 @@ impl Made {
     /// Of a frame that is complete.
     pub fn new(bytes: Vec<u8>, content: usize, holds: Holds) -> Self {
         Self {
-            crc: crc32c::crc32c(&bytes),
+            sum: checksum::of(&bytes),
             bytes,
             content: content as u32,
             holds,
@@ -83,7 +84,7 @@ impl Made {
                 content: self.content,
                 checksum,
             },
-            crc: self.crc,
+            sum: self.sum,
             holds: self.holds,
         }
     }
@@ -172,7 +173,7 @@ impl<'f> Tools<'f> {
         let source = self.source.ok_or(io::ErrorKind::Unsupported)?;
         self.input.resize(from.entry.compressed as usize, 0);
         source.read_exact_at(&mut self.input, from.at)?;
-        if crc32c::crc32c(&self.input) != from.crc {
+        if checksum::of(&self.input) != from.sum {
             return Err(io::Error::other(
                 "what was read of the unfinished image is not what was written",
             ));

@@ -267,8 +267,8 @@ fn no_room(error: &io::Error) -> bool {
 
 /// livesave's facts as a skippable frame that is to stand at `end`.
 fn facts_frame(frames: &[FrameAt], facts: &Facts, end: u64) -> io::Result<Vec<u8>> {
-    let crcs = frames.iter().flat_map(|f| f.crc.to_le_bytes()).collect();
-    let sections = [(trailer::FRAME_CRCS, crcs)];
+    let sums = frames.iter().flat_map(|f| f.sum.to_le_bytes()).collect();
+    let sections = [(trailer::FRAME_SUMS, sums)];
     let trailer = trailer::encode(facts, &sections, end + SKIPPABLE_HEAD)?;
     let mut out = FACTS_MAGIC.to_le_bytes().to_vec();
     out.extend_from_slice(&(trailer.len() as u32).to_le_bytes());
