@@ -48,7 +48,9 @@ mod tests {
     fn it_is_the_published_function_and_parts_make_the_whole() {
         // The empty input's XXH64 is 0xef46db3751d8e999.
         assert_eq!(of(b""), 0x51d8_e999);
-        let bytes: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(n) >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..100_000u32)
+            .map(|n| (n.wrapping_mul(n) >> 3) as u8)
+            .collect();
         let mut parts = Running::new();
         for part in bytes.chunks(777) {
             parts.add(part);

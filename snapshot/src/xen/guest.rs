@@ -24,6 +24,9 @@ pub(super) struct Guest {
     pub id: DomainId,
     pub name: String,
     shutdown_node: String,
+    /// Stands from our request until its answer is dealt with: the guest takes the request itself
+    /// away when it acknowledges it, so that none tells nothing.
+    asked_node: String,
     target_node: String,
     target: Option<String>,
     /// The hypervisor holds it suspended through us.
@@ -43,12 +46,20 @@ pub(super) fn resume_if_suspended(xen: &Xen, id: DomainId) -> bool {
 
 /// Takes the suspend request back unless it has been acknowledged. In a transaction: the guest
 /// acknowledges in one too, so exactly one of us wins.
-fn take_request_back(store: &Store, node: &str) -> Result<Withdrawal, xen_sys::Error> {
+fn take_request_back(
+    store: &Store,
+    node: &str,
+    asked_node: &str,
+) -> Result<Withdrawal, xen_sys::Error> {
     store.transaction(|transaction| {
+        if transaction.read(asked_node)?.is_none() {
+            return Ok(Withdrawal::NotMade);
+        }
         if transaction.read(node)?.as_deref() != Some(REQUEST) {
             return Ok(Withdrawal::TooLate);
         }
         transaction.write(node, "")?;
+        transaction.remove(asked_node)?;
         Ok(Withdrawal::TakenBack)
     })
 }
@@ -108,6 +119,7 @@ impl Guest {
             id,
             name,
             shutdown_node: format!("{path}/control/shutdown"),
+            asked_node: format!("{path}/livesave-asked"),
             target_node: format!("{path}/memory/target"),
             target: None,
             suspended: false,
@@ -211,8 +223,7 @@ impl Guest {
     pub fn announce(&mut self) -> Result<(), DomainError> {
         call("xs-resume", self.id, || self.store.resume_domain(self.id))
             .map_err(|error| self.failed("announce in xenstore the resumption of", error))?;
-        self.asked = false;
-        Ok(())
+        self.forget()
     }
 
     /// Whether a request of ours may still stand, or the guest be about to do what it said.
@@ -238,13 +249,15 @@ impl Handshake for Guest {
     fn request(&mut self) -> Result<(), DomainError> {
         // In a transaction and only where nobody else has asked for anything: another tool's
         // request must not be lost, and its suspension must not be taken for ours.
-        let (node, asked) = (&self.shutdown_node, &mut self.asked);
+        let (node, asked_node) = (&self.shutdown_node, &self.asked_node);
+        let asked = &mut self.asked;
         let standing = call("xs-request", self.id, || {
             self.store.transaction(|transaction| {
                 let standing = transaction.read(node)?;
                 if standing.as_deref() == Some("") {
                     // If the end of the transaction fails, it may stand or not.
                     *asked = true;
+                    transaction.write(asked_node, REQUEST)?;
                     transaction.write(node, REQUEST)?;
                 }
                 Ok(standing)
@@ -268,11 +281,14 @@ impl Handshake for Guest {
     }
 
     fn withdraw(&mut self) -> Result<Withdrawal, DomainError> {
-        let (xen, id, node) = (&self.xen, self.id, &self.shutdown_node);
+        let (xen, id) = (&self.xen, self.id);
+        let (node, asked_node) = (&self.shutdown_node, &self.asked_node);
         let store = Mutex::new(&mut self.store);
         let ask = || {
             let store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            call("xs-withdraw", id, || take_request_back(&store, node))
+            call("xs-withdraw", id, || {
+                take_request_back(&store, node, asked_node)
+            })
         };
         // xenstored may not answer for long. A guest that had acknowledged the request and suspends
         // meanwhile does not wait for that answer.
@@ -293,8 +309,16 @@ impl Handshake for Guest {
             return Ok(Withdrawal::Resumed);
         }
         let answer = answer.map_err(|error| self.failed("take back the suspend request to", error));
-        self.asked &= !matches!(answer, Ok(Withdrawal::TakenBack));
+        self.asked &= !matches!(answer, Ok(Withdrawal::TakenBack | Withdrawal::NotMade));
         answer
+    }
+
+    fn forget(&mut self) -> Result<(), DomainError> {
+        self.store.remove(&self.asked_node).map_err(|error| {
+            self.failed("take away the note of its suspend request from", error)
+        })?;
+        self.asked = false;
+        Ok(())
     }
 
     fn resume(&mut self) -> Result<(), DomainError> {

@@ -28,6 +28,8 @@ pub enum RunState {
 pub enum Withdrawal {
     /// The guest had not seen it and never will.
     TakenBack,
+    /// It had not been made: whoever was to make it died before.
+    NotMade,
     /// The guest had acknowledged it.
     TooLate,
     /// The guest had acknowledged it, suspended while xenstored was asked, and runs on again.
@@ -40,8 +42,10 @@ pub trait Handshake {
     fn state(&mut self) -> Result<RunState, DomainError>;
     /// Asks the guest to suspend.
     fn request(&mut self) -> Result<(), DomainError>;
-    /// Takes the request back unless the guest has acknowledged it.
+    /// Takes the request back unless the guest has acknowledged it, or it was never made.
     fn withdraw(&mut self) -> Result<Withdrawal, DomainError>;
+    /// Notes that the answer to the request is awaited no more.
+    fn forget(&mut self) -> Result<(), DomainError>;
     /// Lets a suspended guest run on and announces that in xenstore; of a guest that runs on
     /// already, the announcement alone. May be called again if it failed.
     fn resume(&mut self) -> Result<(), DomainError>;
@@ -151,6 +155,8 @@ fn give_up(guest: &mut impl Handshake, why: GiveUp) -> DomainError {
 pub(super) enum TakenBack {
     /// The guest had not acknowledged it.
     Unseen,
+    /// It had not been made.
+    NotMade,
     /// It suspended after all, and was resumed.
     Resumed,
     /// It acknowledged it, and has been watched for long.
@@ -161,7 +167,7 @@ impl TakenBack {
     /// What the guest failed to do, to stand after its name.
     fn failing(self) -> &'static str {
         match self {
-            Self::Unseen => "did not acknowledge the suspend request",
+            Self::Unseen | Self::NotMade => "did not acknowledge the suspend request",
             Self::Resumed | Self::Ignored => "acknowledged the suspend request and did not suspend",
         }
     }
@@ -170,6 +176,7 @@ impl TakenBack {
     pub(super) fn deed(self) -> &'static str {
         match self {
             Self::Unseen => "the suspend request taken back",
+            Self::NotMade => "the guest had not been asked to suspend",
             Self::Resumed => "the guest's suspension awaited and the guest resumed",
             Self::Ignored => "the guest watched until it could not suspend any more",
         }
@@ -182,6 +189,7 @@ pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainE
     // It was seen suspended: a resumption is due, or at least its announcement.
     let mut due = match guest.withdraw()? {
         Withdrawal::TakenBack => return Ok(TakenBack::Unseen),
+        Withdrawal::NotMade => return Ok(TakenBack::NotMade),
         Withdrawal::TooLate => false,
         Withdrawal::Resumed => true,
     };
@@ -214,7 +222,7 @@ pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainE
     }
     match failed {
         Some(error) => Err(error),
-        None => Ok(TakenBack::Ignored),
+        None => guest.forget().map(|()| TakenBack::Ignored),
     }
 }
 
@@ -290,8 +298,15 @@ mod tests {
             if self.is(self.acknowledges) {
                 return Ok(Withdrawal::TooLate);
             }
+            if !self.requested {
+                return Ok(Withdrawal::NotMade);
+            }
             self.requested = false;
             Ok(Withdrawal::TakenBack)
+        }
+        fn forget(&mut self) -> Result<(), DomainError> {
+            self.requested = false;
+            Ok(())
         }
         fn resume(&mut self) -> Result<(), DomainError> {
             self.resumed = true;
@@ -407,6 +422,13 @@ mod tests {
             panic!("it must be given up");
         };
         assert!(text.contains("acknowledged"), "{text}");
+    }
+
+    #[test]
+    fn a_request_that_was_never_made_is_not_waited_for() {
+        let mut guest = Scripted::new(Some(5), Some(40));
+        assert_eq!(take_back(&mut guest).expect("settled"), TakenBack::NotMade);
+        assert_eq!(guest.now, Duration::ZERO);
     }
 
     #[test]
