@@ -68,10 +68,6 @@ impl Pool {
 
 /// Finds out whether the guest is as new, and tells it its rate.
 fn renew(guest: &mut Guest, spec: &Spec) -> Result<()> {
-    if guest.spec.rate != spec.rate {
-        guest.ask(&format!("rate {}", spec.rate))?;
-        guest.spec.rate.clone_from(&spec.rate);
-    }
     let beat = guest.beats_on()?;
     if beat.number("bad") != Some(0) {
         let found = format!("after the last test, the guest found bad pages in passing: {beat}");
@@ -86,8 +82,13 @@ fn renew(guest: &mut Guest, spec: &Spec) -> Result<()> {
     let domain = DomainId::new(guest.domid).context("domain number out of range")?;
     match Xen::open()?.cpu_share(domain)? {
         Some(share) if share.cap != 0 || share.weight != 256 => bail!("it has {share:?}"),
-        _ => Ok(()),
+        _ => {}
     }
+    if guest.spec.rate != spec.rate {
+        guest.ask(&format!("rate {}", spec.rate))?;
+        guest.spec.rate.clone_from(&spec.rate);
+    }
+    Ok(())
 }
 
 /// A guest on loan: back in the pool when it is dropped.

@@ -257,11 +257,11 @@ fn never_suspends(bench: &Bench) -> Result<String> {
     // waits for these.
     let hasty = bench.faulty();
     // The guest gives up by itself before livesave does, and after it.
-    for (guest_ms, timeout) in [(1500, "3s"), (6000, "2s")] {
+    for (guest_ms, timeout) in [(1500, "3s"), (4500, "2s")] {
         guest.ask(&format!("nofreeze {guest_ms}"))?;
         let more = ["--timeout", timeout];
         let mut command = hasty.save_command(&guest.spec.name, &bench.image("x.xl"), &more);
-        let running = process::start(command.env("LIVESAVE_WATCH_MS", "8000"))?;
+        let running = process::start(command.env("LIVESAVE_WATCH_MS", "5000"))?;
         let finished = hasty
             .failed(running, exit::NOT_SUSPENDED)
             .with_context(|| format!("guest {guest_ms} ms, livesave {timeout}"))?;
