@@ -5,6 +5,7 @@ use experiments::dom0::{hold, receiver};
 use experiments::suite::{self, Settings, When};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 const USAGE: &str = "\
 Usage: testbed-suite [OPTIONS]
@@ -13,6 +14,8 @@ Usage: testbed-suite [OPTIONS]
   --filter NAME      only tests whose name contains NAME (may be repeated)
   --bench            the long measurements too
   --repeats N        repeat each measurement N times (default 5)
+  --budget SECONDS   begin no test that would not end in time (default: run all)
+  --day N            number of the day, by which tests have their turn (default: today)
   --livesave FILE    the command under test (default /payload/livesave)
   --images DIR       where images go (default /images)
   --results DIR      where results go (default /results)
@@ -43,7 +46,8 @@ fn perform(task: Task) -> Result<bool> {
         Task::List => {
             for test in suite::all() {
                 let when = match test.when {
-                    When::Always => "",
+                    When::Core => "  (core)",
+                    When::InTurn => "",
                     When::Asked => "  (with --bench, or by its name)",
                 };
                 println!("{}{when}", test.name);
@@ -55,6 +59,12 @@ fn perform(task: Task) -> Result<bool> {
     }
 }
 
+/// Days since 1970. A clock that is before that is as good as any.
+fn today() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / (24 * 60 * 60))
+}
+
 fn parse() -> Result<Task> {
     let mut settings = Settings {
         filters: Vec::new(),
@@ -64,6 +74,8 @@ fn parse() -> Result<Task> {
         images: PathBuf::from("/images"),
         results: PathBuf::from("/results"),
         repeats: 5,
+        budget: None,
+        day: today(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -78,6 +90,8 @@ fn parse() -> Result<Task> {
             "--filter" => settings.filters.push(value()?),
             "--bench" => settings.bench = true,
             "--repeats" => settings.repeats = value()?.parse()?,
+            "--budget" => settings.budget = Some(Duration::from_secs(value()?.parse()?)),
+            "--day" => settings.day = value()?.parse()?,
             "--livesave" => settings.livesave = value()?.into(),
             "--images" => settings.images = value()?.into(),
             "--results" => settings.results = value()?.into(),

@@ -2,12 +2,14 @@
 
 use super::console::{Console, Mark};
 use super::harm::Harm;
+use super::hypervisor::{self, Domain};
+use super::spec::Spec;
 use super::xl;
 use crate::lines::Line;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Kernel and initramfs of every guest; they come with the run's payload.
 pub const KERNEL: &str = "/payload/guest-vmlinux";
@@ -18,79 +20,6 @@ pub const RAMDISK: &str = "/payload/guest-initrd.img";
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Time for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
-
-/// What guest to start.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// Its name.
-    pub name: String,
-    /// Memory now, in MiB.
-    pub memory_mib: u64,
-    /// Memory at most, in MiB; the same unless the guest is ballooned down.
-    pub max_memory_mib: u64,
-    /// Virtual CPUs, and as many writers.
-    pub vcpus: u32,
-    /// Settings of the workload, such as `rate=5000` (without `ls.`).
-    pub settings: Vec<String>,
-    /// A block device or image file for xvda.
-    pub disk: Option<PathBuf>,
-    /// Give it a network interface on the testbed's bridge.
-    pub net: bool,
-}
-
-impl Spec {
-    /// 512 MiB, one vCPU, 5 000 pages/s round 128 MiB.
-    #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            memory_mib: 512,
-            max_memory_mib: 512,
-            vcpus: 1,
-            settings: vec!["rate=5000".to_owned(), "beat=400".to_owned()],
-            disk: None,
-            net: false,
-        }
-    }
-
-    /// The same with a setting of the workload added (a later one wins).
-    #[must_use]
-    pub fn with(mut self, setting: &str) -> Self {
-        self.settings.push(setting.to_owned());
-        self
-    }
-
-    /// The same with so many vCPUs, each with a writer of its own.
-    #[must_use]
-    pub fn vcpus(mut self, vcpus: u32) -> Self {
-        self.vcpus = vcpus;
-        self.with(&format!("writers={vcpus}"))
-    }
-
-    fn config(&self) -> String {
-        let mut settings = String::new();
-        for setting in &self.settings {
-            settings.push_str(" ls.");
-            settings.push_str(setting);
-        }
-        // Pinned away from dom0: unpinned PVH guests triple-fault now and then
-        // under QEMU's emulation of SVM.
-        let mut config = format!(
-            "name = \"{}\"\ntype = \"pvh\"\nmemory = {}\nmaxmem = {}\nvcpus = {}\ncpus = \"1\"\n\
-             kernel = \"{KERNEL}\"\nramdisk = \"{RAMDISK}\"\n\
-             cmdline = \"console=hvc0 quiet panic=0{settings}\"\n\
-             on_crash = \"preserve\"\non_reboot = \"preserve\"\n",
-            self.name, self.max_memory_mib, self.max_memory_mib, self.vcpus
-        );
-        if let Some(disk) = &self.disk {
-            config.push_str(&format!("disk = [ \"phy:{},xvda,w\" ]\n", disk.display()));
-        }
-        if self.net {
-            config.push_str("vif = [ \"bridge=xenbr0\" ]\n");
-        }
-        config
-    }
-}
 
 /// A guest that runs, or ran; destroyed when it is dropped.
 pub struct Guest {
@@ -120,17 +49,15 @@ impl Guest {
     /// Creates the guest and waits until its workload runs. `dir` takes its
     /// configuration file.
     pub fn start(spec: Spec, dir: &Path) -> Result<Self> {
-        xl::destroy(&spec.name)?;
         let console = Console::of(&spec.name);
         let mark = console.mark()?;
-        let file = dir.join(format!("{}.cfg", spec.name));
-        fs::write(&file, spec.config()).with_context(|| format!("{}", file.display()))?;
+        let file = write_config(&spec, dir)?;
         let path = file.to_str().context("configuration path is not UTF-8")?;
         xl::xl(&["create", path])?;
-        let listed = xl::list(&spec.name)?.context("xl create left no domain")?;
+        let domid = hypervisor::number_of(&spec.name)?.context("xl create left no domain")?;
         let mut guest = Self {
             spec,
-            domid: listed.domid,
+            domid,
             console,
         };
         guest.wait_for_start(mark)?;
@@ -157,17 +84,12 @@ impl Guest {
     fn balloon_down(&mut self) -> Result<()> {
         let target = self.spec.memory_mib;
         xl::xl(&["mem-set", &self.spec.name, &format!("{target}m")])?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let now = xl::list(&self.spec.name)?.context("the guest is gone")?;
-            if now.memory_mib <= target + 2 {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("ballooned to {} MiB only, wanted {target}", now.memory_mib);
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        let pages = (target + 2) << 8;
+        let domain = Domain::of(self.domid)?;
+        let ballooned = domain.wait("ballooned down", Duration::from_secs(60), |info| {
+            info.tot_pages <= pages
+        });
+        ballooned.map(|_| ())
     }
 
     /// Restores the guest from an image by stock `xl restore`, after it was
@@ -181,8 +103,8 @@ impl Guest {
 
     /// Takes over the domain that now bears the guest's name.
     pub fn find_again(&mut self) -> Result<()> {
-        let listed = xl::list(&self.spec.name)?.context("there is no such domain after it")?;
-        self.domid = listed.domid;
+        let domid = hypervisor::number_of(&self.spec.name)?;
+        self.domid = domid.context("there is no such domain after it")?;
         Ok(())
     }
 
@@ -231,28 +153,48 @@ impl Guest {
 
     /// The guest must be running, its heart beat and its writer write.
     pub fn must_run_on(&self) -> Result<()> {
-        let listed = xl::list(&self.spec.name)?.context("the guest is gone")?;
-        if listed.domid != self.domid || !listed.is_running() {
-            bail!("the guest is not running: {listed:?}");
+        self.beats_on().map(|_| ())
+    }
+
+    /// The same; the last heartbeat.
+    pub fn beats_on(&self) -> Result<Line> {
+        if hypervisor::number_of(&self.spec.name)? != Some(self.domid) {
+            bail!("the guest is gone");
         }
-        let seq = |limit| -> Result<u64> {
+        let info = Domain::of(self.domid)?.info()?;
+        if info.paused || info.shutdown.is_some() || info.dying {
+            bail!("the guest is not running: {info:?}");
+        }
+        let beat = |limit| -> Result<(Line, u64)> {
             let beat = self.next_beat(limit)?;
-            beat.number("seq").context("a heartbeat without seq")
+            let seq = beat.number("seq").context("a heartbeat without seq")?;
+            Ok((beat, seq))
         };
-        let first = seq(Duration::from_secs(30))?;
+        let (_, first) = beat(Duration::from_secs(30))?;
         // On a host that has other things to do it may be late once.
         for _ in 0..BEATS {
-            if seq(Duration::from_secs(30))? > first {
-                return Ok(());
+            let (beat, seq) = beat(Duration::from_secs(30))?;
+            if seq > first {
+                return Ok(beat);
             }
         }
         bail!("the guest's writer stands still at {first}");
     }
 
-    /// Destroys it.
+    /// Destroys it, unless it is gone: another domain that bears its name by now is left alone.
     pub fn destroy(&self) -> Result<()> {
-        xl::destroy(&self.spec.name)
+        if hypervisor::number_of(&self.spec.name)? == Some(self.domid) {
+            xl::xl(&["destroy", &self.domid.to_string()])?;
+        }
+        Ok(())
     }
+}
+
+/// Writes the file that `xl create` is given.
+pub(super) fn write_config(spec: &Spec, dir: &Path) -> Result<PathBuf> {
+    let file = dir.join(format!("{}.cfg", spec.name));
+    fs::write(&file, spec.config()).with_context(|| format!("{}", file.display()))?;
+    Ok(file)
 }
 
 impl Drop for Guest {

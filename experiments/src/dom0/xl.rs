@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use xen_sys::Store;
 
 /// Enough for anything `xl` does under emulation on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -69,23 +70,15 @@ fn parse_list_line(line: &str) -> Option<Listed> {
     })
 }
 
-/// Destroys a domain; it is no error if there is none.
-pub fn destroy(name: &str) -> Result<()> {
-    if list(name)?.is_some() {
-        xl(&["destroy", name])?;
-    }
-    Ok(())
-}
-
 /// `xl restore IMAGE`, with the configuration inside the image.
 pub fn restore(image: &Path) -> Result<Finished> {
     check(command(&["restore"]).arg(image), LIMIT)
 }
 
-/// Reads a xenstore key.
+/// Reads a xenstore key, which must be there.
 pub fn xenstore_read(path: &str) -> Result<String> {
-    let finished = check(Command::new("xenstore-read").arg(path), LIMIT)?;
-    Ok(finished.stdout.trim().to_owned())
+    let value = Store::open()?.read(path)?;
+    value.with_context(|| format!("xenstore has no {path}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 mod judge;
 mod slow_disk;
 
-use super::{Bench, Test, When};
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::image::{self, Size};
 use crate::dom0::livesave::Report;
@@ -18,14 +18,9 @@ use std::time::Duration;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let asked = |name, run| Test {
-        name,
-        when: When::Asked,
-        run,
-    };
     vec![
-        asked("compare_on_tmpfs", on_tmpfs),
-        asked("compare_on_slow_disk", on_slow_disk),
+        Kind::Other.asked("compare_on_tmpfs", on_tmpfs),
+        Kind::Other.asked("compare_on_slow_disk", on_slow_disk),
     ]
 }
 
@@ -189,7 +184,10 @@ fn on_slow_disk(bench: &Bench) -> Result<String> {
 }
 
 fn compare(bench: &Bench, dir: &Path, loads: &[Load], ways: &[Way]) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("scrub=0").with("write=edges"))?;
+    // It is told other rates and patterns than its own.
+    let guest = bench
+        .guest(|spec| spec.with("scrub=0").with("write=edges"))?
+        .own();
     let mut samples: Vec<Sample> = Vec::new();
     for &load in loads {
         guest.ask(&format!("pattern {}", load.pattern))?;

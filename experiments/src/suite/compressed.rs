@@ -1,7 +1,7 @@
 //! A compressed image: a standard zstd file, whose content is what stock tools take.
 
 use super::saves::restored_is_right;
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::image;
 use crate::dom0::process::check;
 use anyhow::{Context, Result, bail};
@@ -16,13 +16,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Test::always("compressed_save_restores", restores)]
+    vec![Kind::Medium.core("compressed_save_restores", restores)]
 }
 
 /// Saved while it writes; `zstd -t`, livesave's own check and Xen's accept the
 /// image, and stock `xl restore` brings back what `zstd -dc` makes of it.
 fn restores(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| spec.with("rate=5000"))?;
+    let mut guest = bench.guest(|spec| spec.medium().rate("5000"))?;
     let before = guest.verify_clean().context("before the save")?.seq;
     let path = bench.image("image.xl.zst");
     guest.take_gap()?;

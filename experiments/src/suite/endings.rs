@@ -2,12 +2,13 @@
 //!
 //! They are preserved, so that what the save leaves of them is seen.
 
-use super::faults::{must_be_over, small, start};
-use super::{Bench, Test};
-use crate::dom0::guest::{Guest, Spec};
+use super::faults::{must_be_over, start};
+use super::{Bench, Kind, Test};
+use crate::dom0::guest::Guest;
 use crate::dom0::hypervisor::Domain;
 use crate::dom0::livesave::{LIMIT, exit};
 use crate::dom0::process::Finished;
+use crate::dom0::spec::Spec;
 use crate::dom0::{log_dirty, xl};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -18,12 +19,11 @@ use xen_sys::ShutdownReason;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
     vec![
-        test("fault_guest_crashes", |bench| {
+        Kind::Medium.in_turn("fault_guest_crashes", |bench| {
             ends(bench, &CRASH, ("having acknowledged", after_its_answer))
         }),
-        test("fault_guest_reboots", |bench| {
+        Kind::Medium.in_turn("fault_guest_reboots", |bench| {
             ends(bench, &REBOOT, ("asked to suspend", before_its_answer))
         }),
     ]
@@ -59,7 +59,8 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 fn ends(bench: &Bench, ending: &Ending, other: (&str, Save)) -> Result<String> {
     let mut notes = Vec::new();
     for (place, save) in [("in the rounds", in_the_rounds as Save), other] {
-        let guest = bench.guest(roomy)?;
+        // `nofreeze` mounts a file system, which takes more memory than the small guest has.
+        let guest = bench.guest(Spec::medium)?.own();
         let one = || -> Result<String> {
             let finished = save(bench, &guest, ending)?;
             bench.livesave.note(&finished)?;
@@ -77,15 +78,6 @@ fn ends(bench: &Bench, ending: &Ending, other: (&str, Save)) -> Result<String> {
         notes.push(one().with_context(|| place.to_owned())?);
     }
     Ok(notes.join(", "))
-}
-
-/// `nofreeze` mounts a file system, which takes more memory than the smallest guest has.
-fn roomy(spec: Spec) -> Spec {
-    Spec {
-        memory_mib: 256,
-        max_memory_mib: 256,
-        ..small(spec)
-    }
 }
 
 fn wait_for_end(guest: &Guest, ending: &Ending) -> Result<()> {

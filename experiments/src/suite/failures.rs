@@ -1,11 +1,14 @@
 //! Saves that must fail: with the documented exit code, the guest unharmed, and
 //! nothing left behind.
 
-use super::{Bench, Test};
+use super::faults::start;
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::livesave::{LIMIT, exit};
+use crate::dom0::spec::Spec;
 use crate::dom0::{log_dirty, process, xl};
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -17,19 +20,19 @@ use std::time::Duration;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
+    use Kind::{Medium, Other, Small};
     vec![
-        test("fails_on_unknown_domain", unknown_domain),
-        test("fails_on_domains_that_cannot_be_saved", not_savable),
-        test("fails_without_permission", no_permission),
-        test("fails_outside_a_dom0", outside_dom0),
-        test("fails_without_target_directory", no_directory),
-        test("fails_on_small_tmpfs", small_tmpfs),
-        test("fails_when_tmpfs_fills_up", tmpfs_fills_up),
-        test("fails_when_guest_never_acks", never_acks),
-        test("fails_when_guest_never_suspends", never_suspends),
-        test("fails_when_guest_is_destroyed", destroyed),
-        test("fails_when_guest_suspends_late", suspends_late),
+        Other.core("fails_on_unknown_domain", unknown_domain),
+        Small.in_turn("fails_on_domains_that_cannot_be_saved", not_savable),
+        Small.core("fails_without_permission", no_permission),
+        Small.in_turn("fails_outside_a_dom0", outside_dom0),
+        Small.core("fails_without_target_directory", no_directory),
+        Small.core("fails_on_small_tmpfs", small_tmpfs),
+        Small.in_turn("fails_when_tmpfs_fills_up", tmpfs_fills_up),
+        Small.core("fails_when_guest_never_acks", never_acks),
+        Medium.core("fails_when_guest_never_suspends", never_suspends),
+        Small.core("fails_when_guest_is_destroyed", destroyed),
+        Small.in_turn("fails_when_guest_suspends_late", suspends_late),
     ]
 }
 
@@ -54,7 +57,7 @@ fn not_savable(bench: &Bench) -> Result<String> {
         bench.must_hold_only(&bench.images, &[])
     };
     refuse("0", "dom0")?;
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let name = guest.spec.name.as_str();
     xl::xl(&["pause", name])?;
     refuse(name, "paused guest")?;
@@ -64,19 +67,20 @@ fn not_savable(bench: &Bench) -> Result<String> {
     }
     xl::xl(&["unpause", name])?;
     bench.must_be_unharmed(&guest)?;
+    let guest = guest.own();
     guest.console.send(guest.domid, "crash")?;
-    for _ in 0..100 {
-        if xl::list(name)?.is_some_and(|l| l.state.contains('c')) {
-            refuse(name, "crashed guest")?;
+    for _ in 0..200 {
+        if xl::list(&guest.spec.name)?.is_some_and(|l| l.state.contains('c')) {
+            refuse(&guest.spec.name, "crashed guest")?;
             return Ok(String::new());
         }
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(100));
     }
     bail!("the guest did not crash");
 }
 
 fn no_permission(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let dir = bench.image("anybody");
     fs::create_dir(&dir)?;
     std::os::unix::fs::chown(&dir, Some(65534), Some(65534))?;
@@ -93,7 +97,7 @@ fn no_permission(bench: &Bench) -> Result<String> {
 /// A machine without Xen, and one without Xen's libraries, made of this one by
 /// hiding them in a mount namespace of its own.
 fn outside_dom0(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let cases = [
         (
             "no Xen",
@@ -123,7 +127,7 @@ fn outside_dom0(bench: &Bench) -> Result<String> {
 }
 
 fn no_directory(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let name = guest.spec.name.as_str();
     let refuse = |path: &Path, what: &str| -> Result<()> {
         bench
@@ -174,9 +178,10 @@ impl Drop for SmallDisk {
 }
 
 fn small_tmpfs(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let mut notes = Vec::new();
-    for mib in [1, 100] {
+    // An image of this guest needs 60 MiB or more.
+    for mib in [1, 40] {
         let disk = SmallDisk::mount(&bench.image("small"), mib)?;
         let finished = bench
             .livesave
@@ -196,19 +201,17 @@ fn small_tmpfs(bench: &Bench) -> Result<String> {
 
 /// There is room at the start, and in the middle of round 0 there is none.
 fn tmpfs_fills_up(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
-    let disk = SmallDisk::mount(&bench.image("small"), 700)?;
-    let mut running = bench
-        .livesave
-        .start(&guest.spec.name, &disk.0.join("x.xl"), &[])?;
-    if !running.wait_for_stderr("Saving domain", LIMIT)? {
-        bail!("it ended at once: {}", running.wait(LIMIT)?.tail());
-    }
-    thread::sleep(Duration::from_millis(500));
+    let guest = bench.guest(Spec::small)?;
+    let disk = SmallDisk::mount(&bench.image("small"), 200)?;
+    let faulty = bench.faulty();
+    let mut command = faulty.save_command(&guest.spec.name, &disk.0.join("x.xl"), &[]);
+    let mut running = process::start(command.env("LIVESAVE_FAULT", "write:stop:6"))?;
+    running.wait_until_stopped(LIMIT)?;
     // The writer of this file is told that the disk is full as well.
     let zeros = vec![0; 1 << 20];
     let mut filler = fs::File::create(disk.0.join("filler"))?;
     while std::io::Write::write_all(&mut filler, &zeros).is_ok() {}
+    running.signal(Signal::CONT)?;
     let finished = bench.livesave.failed(running, exit::NOT_WRITTEN)?;
     bench.must_hold_only(&disk.0, &["filler"])?;
     bench.must_be_unharmed(&guest)?;
@@ -216,15 +219,15 @@ fn tmpfs_fills_up(bench: &Bench) -> Result<String> {
 }
 
 fn never_acks(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
-    guest.ask("hog 30")?;
+    let guest = bench.guest(Spec::small)?;
+    guest.ask("hog 14")?;
     thread::sleep(Duration::from_millis(600));
     let mark = guest.console.mark()?;
     let image = bench.image("x.xl");
     let finished = bench.livesave.must_fail(
         &guest.spec.name,
         &image,
-        &["--timeout", "5s"],
+        &["--timeout", "3s"],
         exit::NOT_SUSPENDED,
     )?;
     bench.must_hold_only(&bench.images, &[])?;
@@ -248,17 +251,17 @@ fn never_acks(bench: &Bench) -> Result<String> {
 }
 
 fn never_suspends(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::medium)?;
     let mut notes = Vec::new();
     // With a shorter watch than the 60 s that users have: guardian_when_guest_acked_and_is_late
     // waits for these.
     let hasty = bench.faulty();
     // The guest gives up by itself before livesave does, and after it.
-    for (guest_ms, timeout) in [(2000, "5s"), (9000, "3s")] {
+    for (guest_ms, timeout) in [(1500, "3s"), (4500, "2s")] {
         guest.ask(&format!("nofreeze {guest_ms}"))?;
         let more = ["--timeout", timeout];
         let mut command = hasty.save_command(&guest.spec.name, &bench.image("x.xl"), &more);
-        let running = process::start(command.env("LIVESAVE_WATCH_MS", "10000"))?;
+        let running = process::start(command.env("LIVESAVE_WATCH_MS", "5000"))?;
         let finished = hasty
             .failed(running, exit::NOT_SUSPENDED)
             .with_context(|| format!("guest {guest_ms} ms, livesave {timeout}"))?;
@@ -277,7 +280,7 @@ fn never_suspends(bench: &Bench) -> Result<String> {
 /// The guest suspends, but after livesave has lost patience: it must not stay
 /// suspended. The time limits meet it before, at and after its answer.
 fn suspends_late(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let (mut late, mut resumed) = (0, 0);
     let limits = ["1ms", "10ms", "30ms", "60ms", "100ms", "150ms", "250ms"];
     for limit in limits {
@@ -312,24 +315,29 @@ fn suspends_late(bench: &Bench) -> Result<String> {
 
 fn destroyed(bench: &Bench) -> Result<String> {
     // In the middle of round 0, and while the guest is asked to suspend.
-    for (phase, hog) in [("Saving domain", false), ("Suspending", true)] {
-        let guest = bench.guest(|spec| spec)?;
-        if hog {
+    for hog in [false, true] {
+        let guest = bench.guest(Spec::small)?.own();
+        let running = if hog {
             guest.ask("hog 60")?;
             thread::sleep(Duration::from_millis(600));
-        }
-        let mut running = bench
-            .livesave
-            .start(&guest.spec.name, &bench.image("x.xl"), &[])?;
-        if !running.wait_for_stderr(phase, LIMIT)? {
-            bail!("it ended before {phase:?}: {}", running.wait(LIMIT)?.tail());
-        }
-        thread::sleep(Duration::from_millis(300));
-        guest.destroy()?;
+            let mut running = start(bench, &guest, "", &[])?;
+            if !running.wait_for_stderr("Suspending", LIMIT)? {
+                bail!("it ended too early: {}", running.wait(LIMIT)?.tail());
+            }
+            thread::sleep(Duration::from_millis(300));
+            guest.destroy()?;
+            running
+        } else {
+            let mut running = start(bench, &guest, "write:stop:6", &[])?;
+            running.wait_until_stopped(LIMIT)?;
+            guest.destroy()?;
+            running.signal(Signal::CONT)?;
+            running
+        };
         bench
             .livesave
             .failed(running, exit::GONE)
-            .with_context(|| format!("at {phase:?}"))?;
+            .with_context(|| format!("asked to suspend: {hog}"))?;
         bench.must_hold_only(&bench.images, &[])?;
         if xl::list(&guest.spec.name)?.is_some() {
             bail!("a destroyed guest is still there: something holds its memory");

@@ -2,11 +2,12 @@
 //! calls fail; the table is in the testbed's FAULTS.md.
 
 use super::guardian::{recover, settled};
-use super::{Bench, Test};
-use crate::dom0::guest::{Guest, Spec};
+use super::{Bench, Kind, Test};
+use crate::dom0::guest::Guest;
 use crate::dom0::hypervisor::Domain;
 use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::process::{self, Running};
+use crate::dom0::spec::Spec;
 use crate::dom0::{image, log_dirty, xl};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -14,37 +15,28 @@ use std::fs;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
+    use Kind::Small;
     vec![
-        test("faults_in_each_call", |bench| {
-            in_each_call(bench, &[&ON_THE_GUEST, &IN_THE_WINDOW])
+        Small.in_turn("faults_on_the_guest", |bench| {
+            in_each_call(bench, &ON_THE_GUEST)
         }),
-        test("fault_disk_errors", |bench| {
-            in_each_call(bench, &[&ON_DISK])
+        Small.in_turn("faults_in_the_window", |bench| {
+            in_each_call(bench, &IN_THE_WINDOW)
         }),
-        test("fault_slow_disk", slow_disk),
+        Small.in_turn("fault_disk_errors", |bench| in_each_call(bench, &ON_DISK)),
+        Small.in_turn("fault_slow_disk", slow_disk),
     ]
 }
 
-/// A guest of which a save takes a second.
-pub(super) fn small(spec: Spec) -> Spec {
-    Spec {
-        memory_mib: 128,
-        max_memory_mib: 128,
-        ..spec
-    }
-    .with("ring=16")
-    .with("static=8")
-    .with("rate=1000")
-    .with("beat=200")
-}
-
-/// Starts a save with a fault in it.
+/// Starts a save with a fault in it, or with none.
 pub(super) fn start(bench: &Bench, guest: &Guest, fault: &str, more: &[&str]) -> Result<Running> {
     let faulty = bench.faulty();
     let image = bench.image("x.xl");
     let mut command = faulty.save_command(&guest.spec.name, &image, more);
-    process::start(command.env("LIVESAVE_FAULT", fault))
+    if !fault.is_empty() {
+        command.env("LIVESAVE_FAULT", fault);
+    }
+    process::start(&mut command)
 }
 
 /// What must hold after every fault: nothing is left to be put right, and no image that is none.
@@ -179,10 +171,10 @@ const ON_DISK: [Case; 14] = [
     ),
 ];
 
-fn in_each_call(bench: &Bench, groups: &[&[Case]]) -> Result<String> {
-    let guest = bench.guest(small)?;
+fn in_each_call(bench: &Bench, cases: &[Case]) -> Result<String> {
+    let guest = bench.guest(Spec::small)?;
     let mut ended = Vec::new();
-    for case in groups.iter().copied().flatten() {
+    for case in cases {
         let took = one(bench, &guest, case)
             .with_context(|| format!("{} {}", case.fault, case.more.join(" ")))?;
         ended.push(format!("{} {took:.1} s", case.fault));
@@ -235,7 +227,7 @@ const DELAY_MS: u64 = 2000;
 
 /// Nothing of the disk is in the pause window: what a write takes shows nowhere in it.
 fn slow_disk(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| small(spec).with("rate=50"))?;
+    let mut guest = bench.guest(|spec| spec.small().rate("50"))?;
     guest.take_gap()?;
     // From the end of round 0 on, which takes 32 of 4 MiB: later rounds, and the captured pages.
     let fault = format!("write:slow:{DELAY_MS}:30-");

@@ -5,7 +5,7 @@
 //! xenstore's stead by what each tool says when it makes it.
 
 use super::table::{align, median};
-use super::{Bench, Test, When};
+use super::{Bench, Kind, Test};
 use crate::dom0::hypervisor::Domain;
 use crate::dom0::stock;
 use anyhow::{Context, Result};
@@ -18,11 +18,7 @@ use std::time::{Duration, Instant};
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Test {
-        name: "floor",
-        when: When::Asked,
-        run: floor,
-    }]
+    vec![Kind::Other.asked("floor", floor)]
 }
 
 /// How often the hypervisor is asked.
@@ -101,7 +97,7 @@ impl Save {
 }
 
 fn floor(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("scrub=0").with("rate=100"))?;
+    let guest = bench.guest(|spec| spec.with("scrub=0").rate("100"))?;
     let name = guest.spec.name.as_str();
     let path = bench.image("x.xl");
     let mut rows = vec![

@@ -1,12 +1,15 @@
 //! Saves that are killed: the guardian puts the guest right, and `livesave recover` does where the
 //! guardian was killed too.
 
-use super::faults::small;
-use super::{Bench, Test, When};
+use super::faults::start;
+use super::saves::finish;
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
-use crate::dom0::livesave::{LIMIT, exit};
+use crate::dom0::hypervisor::Domain;
+use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::process::{self, Finished};
-use crate::dom0::{log_dirty, xl};
+use crate::dom0::spec::Spec;
+use crate::dom0::{image, log_dirty, xl};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use snapshot::guardian::{Caps, Entry, Journal, State, Stop};
@@ -29,23 +32,20 @@ pub(super) const KILLED: i32 = 137;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
+    use Kind::{Medium, Small};
     vec![
-        Test {
-            when: When::Asked,
-            ..test("guardian_cost_of_a_note", cost_of_a_note)
-        },
-        test("guardian_when_killed_at_each_point", killed_at_each_point),
-        test("guardian_when_plain_save_is_killed", plain_killed),
-        test("guardian_when_killed_at_any_instant", killed_at_any_instant),
-        Test::asked("guardian_when_guest_acked_and_is_late", killed_while_late),
-        test("guardian_when_save_hangs", hangs),
-        test("guardian_killed_alone", guardian_killed),
-        test("recover_when_both_were_killed", both_killed),
-        test("recover_spares_a_reused_domid", reused_domid),
-        test("next_save_settles_what_was_left", next_save),
-        test("save_notices_other_tools", other_tools),
-        test("save_notices_another_livesave", another_livesave),
+        Small.asked("guardian_cost_of_a_note", cost_of_a_note),
+        Small.core("guardian_when_killed_at_each_point", killed_at_each_point),
+        Small.in_turn("guardian_when_plain_save_is_killed", plain_killed),
+        Small.in_turn("guardian_when_killed_at_any_instant", killed_at_any_instant),
+        Medium.asked("guardian_when_guest_acked_and_is_late", killed_while_late),
+        Medium.in_turn("guardian_when_save_hangs", hangs),
+        Small.in_turn("guardian_killed_alone", guardian_killed),
+        Small.core("recover_when_both_were_killed", both_killed),
+        Small.in_turn("recover_spares_a_reused_domid", reused_domid),
+        Small.in_turn("next_save_settles_what_was_left", next_save),
+        Medium.core("save_notices_other_tools", other_tools),
+        Small.in_turn("save_notices_another_livesave", another_livesave),
     ]
 }
 
@@ -80,7 +80,7 @@ fn cost_of_a_note(bench: &Bench) -> Result<String> {
     drop(ours);
     let _ = reader.join();
 
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let xen = Xen::open()?;
     let domain = DomainId::new(guest.domid).context("domain number out of range")?;
     xen.log_dirty_enable(domain)?;
@@ -158,7 +158,7 @@ pub(super) fn must_be_right(bench: &Bench, guest: &Guest) -> Result<()> {
 }
 
 fn at_points(bench: &Bench, points: &[&str], more: &[&str]) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     let mut ended = Vec::new();
     for point in points {
         let one = || -> Result<String> {
@@ -209,13 +209,13 @@ fn plain_killed(bench: &Bench) -> Result<String> {
 
 /// Killed from outside. (`kills` does so hundreds of times with embedded guests.)
 fn killed_at_any_instant(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("rate=20000"))?;
+    let guest = bench.guest(|spec| spec.small().rate("4000"))?;
     let faulty = bench.faulty();
     let mut outcomes = Vec::new();
     for (text, later_ms) in [
         ("", 30),
         ("Saving domain", 0),
-        ("Saving domain", 700),
+        ("Saving domain", 200),
         ("round 0", 0),
         ("Suspending", 0),
         ("Suspending", 5),
@@ -238,7 +238,7 @@ fn killed_at_any_instant(bench: &Bench) -> Result<String> {
             settled(&guest)?;
             // A save that had ended, or was about to, has left its image: a whole one then.
             if path.exists() {
-                crate::dom0::image::stock_verify(&path).context("an image under its name")?;
+                image::stock_verify(&path).context("an image under its name")?;
                 fs::remove_file(&path)?;
             } else if finished.code() == 0 {
                 bail!("it ended well and there is no image");
@@ -250,13 +250,14 @@ fn killed_at_any_instant(bench: &Bench) -> Result<String> {
         outcomes.push(code.to_string());
     }
     guest.verify_clean()?;
-    Ok(outcomes.join(" "))
+    let next = finish(bench, guest, &[]).context("the next save")?;
+    Ok(format!("{}; the next save: {next}", outcomes.join(" ")))
 }
 
 /// A guest that does not answer, and one that has acknowledged and may suspend at any time: that
 /// one must be watched.
 fn killed_while_late(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::medium)?;
     let mut notes = Vec::new();
     for (fault, remedy) in [
         // Far longer than the save takes to come to its request.
@@ -295,7 +296,7 @@ fn killed_while_late(bench: &Bench) -> Result<String> {
 
 /// A save that stands still with the guest suspended is killed; one that runs long is not.
 fn hangs(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::medium)?;
     let began = Instant::now();
     for mode in ["live", "plain"] {
         die(
@@ -324,7 +325,7 @@ fn hangs(bench: &Bench) -> Result<String> {
 }
 
 fn guardian_killed(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     let mut notes = Vec::new();
     for (point, warned) in [("guarded", true), ("armed", true), ("in-window", false)] {
         let path = bench.image("x.xl");
@@ -345,7 +346,7 @@ fn guardian_killed(bench: &Bench) -> Result<String> {
 }
 
 fn both_killed(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     let mut notes = Vec::new();
     for (point, stands) in [
         ("armed", false),
@@ -379,13 +380,14 @@ fn both_killed(bench: &Bench) -> Result<String> {
 
 /// A domain that has got the number of the one that was saved is not touched.
 fn reused_domid(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
+    let guest = guest.own();
     die(bench, &guest, "in-window:kill-both", &[])?;
     let journal = Path::new(JOURNALS).join(guest.domid.to_string());
     guest.destroy()?;
     // A number comes again after 32 thousand others only. So the note is given the number of the
     // new domain; what recovery finds is the same.
-    let other = bench.guest(small)?;
+    let other = bench.guest(Spec::small)?;
     fs::rename(&journal, Path::new(JOURNALS).join(other.domid.to_string()))?;
     log_dirty::switch_on(other.domid)?;
     let did = recover(bench)?.stdout;
@@ -399,7 +401,7 @@ fn reused_domid(bench: &Bench) -> Result<String> {
 }
 
 fn next_save(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     for point in ["armed", "in-window"] {
         die(bench, &guest, &format!("{point}:kill-both"), &[])?;
         let path = bench.image("x.xl");
@@ -416,14 +418,17 @@ fn next_save(bench: &Bench) -> Result<String> {
 /// Nobody corrupts anybody: beside a save by `xl` none is begun, and tracking that another tool
 /// switched off fails the image.
 fn other_tools(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::medium)?;
     let name = guest.spec.name.as_str();
     let stock = bench.image("stock.xl");
-    let other = process::start(xl::command(&["save", "-c", name]).arg(&stock))?;
-    thread::sleep(Duration::from_millis(500));
+    let mut other = process::start(xl::command(&["save", "-c", name]).arg(&stock))?;
+    Domain::of(guest.domid)?.wait_suspended(LIMIT)?;
     let refused = bench
         .livesave
         .must_fail(name, &bench.image("x.xl"), &[], exit::NOT_SAVABLE)?;
+    if other.is_finished()? {
+        bail!("xl save was over before ours: nothing is shown");
+    }
     let finished = other.wait(LIMIT)?;
     if finished.code() != 0 {
         bail!("xl save was disturbed: {}", finished.tail());
@@ -441,16 +446,14 @@ fn other_tools(bench: &Bench) -> Result<String> {
     if given_up.code() != exit::NOT_SAVABLE {
         bail!("xl save was not noticed: {}", given_up.tail());
     }
-    crate::dom0::image::stock_verify(&stock)?;
+    image::stock_verify(&stock)?;
     fs::remove_file(&stock)?;
     must_be_right(bench, &guest)?;
 
-    let mut running = bench.livesave.start(name, &bench.image("x.xl"), &[])?;
-    if !running.wait_for_stderr("Saving domain", LIMIT)? {
-        bail!("it ended too early: {}", running.wait(LIMIT)?.tail());
-    }
-    thread::sleep(Duration::from_millis(300));
+    let mut running = start(bench, &guest, "write:stop:9", &[])?;
+    running.wait_until_stopped(LIMIT)?;
     log_dirty::switch_off(guest.domid)?;
+    running.signal(Signal::CONT)?;
     let finished = running.wait(LIMIT)?;
     if finished.code() != exit::NOT_SAVABLE {
         bail!("tracking was switched off: {}", finished.tail());
@@ -467,29 +470,39 @@ fn other_tools(bench: &Bench) -> Result<String> {
     Ok([&refused, &given_up, &finished].map(last).join(" | "))
 }
 
-/// The second one says who holds the guest, or waits.
+/// The second one says who holds the guest, or waits; the first does not notice.
 fn another_livesave(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let name = guest.spec.name.as_str();
-    let first = bench.livesave.start(name, &bench.image("1.xl"), &[])?;
-    thread::sleep(Duration::from_millis(700));
+    let mut first = start(bench, &guest, "round:stop", &[])?;
+    first.wait_until_stopped(LIMIT)?;
+    let second = bench.image("2.xl");
     let refused = bench
         .livesave
-        .must_fail(name, &bench.image("2.xl"), &[], exit::NOT_SAVABLE)?;
+        .must_fail(name, &second, &[], exit::NOT_SAVABLE)?;
     if !refused.stderr.contains("(process ") {
         bail!("it does not say who: {}", refused.tail());
     }
-    let (report, took) = bench
-        .livesave
-        .save(name, &bench.image("2.xl"), &["--wait", "1m"])?;
+    let waiting = bench.livesave.start(name, &second, &["--wait", "1m"])?;
+    thread::sleep(Duration::from_millis(1000));
+    first.signal(Signal::CONT)?;
     let first = first.wait(LIMIT)?;
+    bench.livesave.note(&first)?;
     if first.code() != 0 {
         bail!("the first was disturbed: {}", first.tail());
     }
+    let waited = waiting.wait(LIMIT)?;
+    bench.livesave.note(&waited)?;
+    if waited.code() != 0 {
+        bail!("the one that waited: {}", waited.tail());
+    }
+    bench.must_hold_only(&bench.images, &["2.xl", "x.xl"])?;
+    image::stock_verify(&bench.image("x.xl"))?;
     bench.must_be_unharmed(&guest)?;
+    let report: Report = serde_json::from_str(&waited.stdout)?;
     Ok(format!(
         "{}; waited {:.1} s",
         refused.tail(),
-        took.as_secs_f64() - report.total_s
+        waited.took.as_secs_f64() - report.total_s
     ))
 }

@@ -3,10 +3,11 @@
 
 use super::guardian::{KILLED, recover, settled};
 use super::throttle::{OTHER, OWN, must_have_cap, must_not_be_paused, set_cap, share};
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::hold::{Hold, THROTTLED};
 use crate::dom0::livesave::LIMIT;
 use crate::dom0::process::{Finished, check, run, start};
+use crate::dom0::spec::Spec;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use std::thread::sleep;
@@ -15,16 +16,15 @@ use std::time::Duration;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
     vec![
-        test("throttle_holds_its_limit", holds_its_limit),
-        test("throttle_without_a_save", without_a_save),
+        Kind::Small.in_turn("throttle_holds_its_limit", holds_its_limit),
+        Kind::Small.in_turn("throttle_without_a_save", without_a_save),
     ]
 }
 
 /// A limit is held by either means, and gone afterwards.
 fn holds_its_limit(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("rate=max"))?;
+    let guest = bench.guest(|spec| spec.small().rate("max"))?;
     let mut notes = Vec::new();
     for pauses in [false, true] {
         let hold = Hold {
@@ -62,7 +62,7 @@ fn holds_its_limit(bench: &Bench) -> Result<String> {
 
 /// A process that throttles and then hangs, or is killed at any instant.
 fn without_a_save(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     set_cap(&guest, OWN)?;
     let hold = |pauses, then, silence_ms| Hold {
         domain: &guest.spec.name,
@@ -130,6 +130,7 @@ fn without_a_save(bench: &Bench) -> Result<String> {
     settled(&guest)?;
     must_have_cap(&guest, OTHER)?;
     said.push(last_words(&running.wait(LIMIT)?));
+    set_cap(&guest, 0)?;
     bench.must_be_unharmed(&guest)?;
     Ok(said.join(" | "))
 }

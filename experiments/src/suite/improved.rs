@@ -1,7 +1,7 @@
 //! The pause that is asked for: foretold, and met or missed as was said.
 
 use super::table::median;
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::image;
 use crate::dom0::livesave::{LIMIT, exit};
 use crate::dom0::log_dirty;
@@ -13,19 +13,18 @@ use std::fs;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
     vec![
-        test("target_missed_or_given_up", missed),
-        test("pauses_are_foretold", foretold),
-        test("plan_saves_nothing", plan),
-        test("small_capture_memory", small_capture),
+        Kind::Small.core("target_missed_or_given_up", missed),
+        Kind::Large.core("pauses_are_foretold", foretold),
+        Kind::Small.in_turn("plan_saves_nothing", plan),
+        Kind::Small.in_turn("small_capture_memory", small_capture),
     ]
 }
 
 /// A pause of 1 ms cannot be had: the save goes on with a warning, or gives up with a code of its
 /// own.
 fn missed(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(|spec| spec.small().rate("4000"))?;
     let name = guest.spec.name.as_str();
     let path = bench.image("x.xl");
     let target = ["--max-downtime", "1ms"];
@@ -61,7 +60,7 @@ fn missed(bench: &Bench) -> Result<String> {
 
 /// Of some saves in a row the later ones are foretold from the earlier: none by far too little.
 fn foretold(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("rate=20000"))?;
+    let guest = bench.guest(|spec| spec.rate("20000"))?;
     let path = bench.image("x.xl");
     let mut ratios = Vec::new();
     for _ in 0..5 {
@@ -105,7 +104,7 @@ struct Outlook {
 
 /// A plan neither pauses nor saves, and says what comes.
 fn plan(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec.with("rate=20000"))?;
+    let guest = bench.guest(|spec| spec.small().rate("4000"))?;
     let name = guest.spec.name.as_str();
     // With one save behind it, it knows the guest.
     let path = bench.image("x.xl");
@@ -155,7 +154,7 @@ fn plan(bench: &Bench) -> Result<String> {
 
 /// With room for few pages the rest is written in the window, and the report says so.
 fn small_capture(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| spec.with("rate=20000"))?;
+    let mut guest = bench.guest(|spec| spec.small().rate("4000"))?;
     let path = bench.image("x.xl");
     let more = ["--capture-memory", "256KiB", "--max-rounds", "1"];
     let (report, _) = bench.livesave.save(&guest.spec.name, &path, &more)?;

@@ -14,6 +14,7 @@ pub mod held;
 pub mod improved;
 pub mod interference;
 pub mod packaged;
+pub mod plan;
 pub mod restored;
 mod runner;
 pub mod saves;
@@ -23,15 +24,20 @@ pub mod table;
 pub mod throttle;
 pub mod xenstored;
 
+pub use plan::{Kind, When};
 pub use runner::run;
 
-use crate::dom0::guest::{Guest, Spec};
+use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::Livesave;
+use crate::dom0::pool::{Lent, Pool};
+use crate::dom0::spec::Spec;
 use crate::dom0::{log_dirty, xl};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
 
 /// What a test has at hand.
 pub struct Bench {
@@ -43,19 +49,10 @@ pub struct Bench {
     pub images: PathBuf,
     /// The test's directory among the results.
     pub results: PathBuf,
-    /// Name of the test, and of its guest.
-    pub name: &'static str,
+    /// Lends guests.
+    pub pool: Rc<Pool>,
     /// How often a measurement is repeated.
     pub repeats: usize,
-}
-
-/// When a test is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// Always, unless a filter leaves it out.
-    Always,
-    /// With `--bench`, or named by a filter: it takes long.
-    Asked,
 }
 
 /// One test.
@@ -64,32 +61,42 @@ pub struct Test {
     pub name: &'static str,
     /// When it is run.
     pub when: When,
+    /// What guest it begins with, so that those with the same one are run one after the other.
+    pub kind: Kind,
     /// The test; what it returns is printed beside `ok`.
     pub run: fn(&Bench) -> Result<String>,
 }
 
-impl Test {
-    /// A test that is run when it is asked for: it takes long, or others show nearly the same.
+impl Kind {
+    /// A test that is run in every suite.
     #[must_use]
-    pub fn asked(name: &'static str, run: fn(&Bench) -> Result<String>) -> Self {
-        Self {
-            when: When::Asked,
-            ..Self::always(name, run)
-        }
+    pub fn core(self, name: &'static str, run: fn(&Bench) -> Result<String>) -> Test {
+        self.test(When::Core, name, run)
     }
 
-    /// A test that is always run.
+    /// A test that is run if there is time for it.
     #[must_use]
-    pub fn always(name: &'static str, run: fn(&Bench) -> Result<String>) -> Self {
-        Self {
+    pub fn in_turn(self, name: &'static str, run: fn(&Bench) -> Result<String>) -> Test {
+        self.test(When::InTurn, name, run)
+    }
+
+    /// A test that is run when it is asked for.
+    #[must_use]
+    pub fn asked(self, name: &'static str, run: fn(&Bench) -> Result<String>) -> Test {
+        self.test(When::Asked, name, run)
+    }
+
+    fn test(self, when: When, name: &'static str, run: fn(&Bench) -> Result<String>) -> Test {
+        Test {
             name,
-            when: When::Always,
+            when,
+            kind: self,
             run,
         }
     }
 }
 
-/// All tests, in the order they run in.
+/// All tests. `plan` puts them in order.
 #[must_use]
 pub fn all() -> Vec<Test> {
     let mut tests = Vec::new();
@@ -130,12 +137,16 @@ pub struct Settings {
     pub results: PathBuf,
     /// How often a measurement is repeated.
     pub repeats: usize,
+    /// The time for all of it; without, every test that is selected is run.
+    pub budget: Option<Duration>,
+    /// Number of the day: with it changes which tests come first.
+    pub day: u64,
 }
 
 impl Settings {
     fn selects(&self, test: &Test) -> bool {
         if self.filters.is_empty() {
-            self.bench || test.when == When::Always
+            self.bench || test.when != When::Asked
         } else {
             self.filters.iter().any(|part| test.name.contains(part))
         }
@@ -143,9 +154,9 @@ impl Settings {
 }
 
 impl Bench {
-    /// Starts a guest that bears the test's name.
-    pub fn guest(&self, change: impl FnOnce(Spec) -> Spec) -> Result<Guest> {
-        Guest::start(change(Spec::new(self.name)), &self.results)
+    /// Lends a guest, as new: it may have been in other tests, and goes to others.
+    pub fn guest(&self, change: impl FnOnce(Spec) -> Spec) -> Result<Lent> {
+        self.pool.lend(change(Spec::default()), &self.results)
     }
 
     /// The command built with points at which it meets faults.

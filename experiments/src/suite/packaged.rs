@@ -1,10 +1,11 @@
 //! The Debian package in dom0: installed, it takes periodic snapshots as cron would have it do, and
 //! goes without a trace.
 
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::livesave::{self, Report, exit};
 use crate::dom0::process::{self, Finished};
+use crate::dom0::spec::Spec;
 use crate::dom0::{harm::Harm, image};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Test::always("packaged_livesave_saves_by_cron", by_cron)]
+    vec![Kind::Small.in_turn("packaged_livesave_saves_by_cron", by_cron)]
 }
 
 /// The installed package; purged when dropped.
@@ -87,11 +88,7 @@ fn must_end(bench: &Bench, line: &str, code: i32) -> Result<Finished> {
 }
 
 fn by_cron(bench: &Bench) -> Result<String> {
-    // Smaller than the others': what is tested does not depend on it.
-    let guest = bench.guest(|mut spec| {
-        (spec.memory_mib, spec.max_memory_mib) = (384, 384);
-        spec
-    })?;
+    let guest = bench.guest(Spec::small)?;
     let (installed, took) = Installed::install()?;
     let files = installed.files()?;
     let dir = bench.image("periodic");

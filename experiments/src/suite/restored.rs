@@ -2,12 +2,13 @@
 //! that cannot be, nothing is created.
 
 use super::saves::goes_on_from_the_cut;
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::console::Console;
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::process::{self, Finished, Running};
+use crate::dom0::spec::Spec;
 use crate::dom0::xl;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -23,15 +24,15 @@ const INTERRUPTED: &str = "interrupted";
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Test::always("restore_brings_a_guest_back", brings_back),
-        Test::always("clone_beside_the_original", clone_beside),
+        Kind::Medium.core("restore_brings_a_guest_back", brings_back),
+        Kind::Other.in_turn("clone_beside_the_original", clone_beside),
     ]
 }
 
 /// Saved under load; refused while the original runs, and where the file is damaged; interrupted
 /// once; then restored, paused first, with every page right.
 fn brings_back(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| spec)?;
+    let mut guest = bench.guest(Spec::medium)?;
     let path = bench.image("image.xl");
     let before = guest.verify_clean().context("before the save")?.seq;
     bench.livesave.save(&guest.spec.name, &path, &[])?;
@@ -133,7 +134,11 @@ fn damaged(bench: &Bench, path: &Path) -> Result<()> {
 fn interrupted(bench: &Bench, path: &Path, name: &str) -> Result<()> {
     let config = bench.results.join("own.cfg");
     let original = std::fs::read_to_string(bench.results.join(format!("{name}.cfg")))?;
-    std::fs::write(&config, original.replace(name, INTERRUPTED))?;
+    let quoted = |name| format!("\"{name}\"");
+    std::fs::write(
+        &config,
+        original.replace(&quoted(name), &quoted(INTERRUPTED)),
+    )?;
     let config = config.to_str().context("a path")?;
     let name = INTERRUPTED;
     let running = restore(bench, path, &["--config", config])?;
@@ -174,7 +179,7 @@ fn clone_beside(bench: &Bench) -> Result<String> {
     let guest = bench.guest(|mut spec| {
         spec.net = true;
         // The two share a CPU with each other.
-        spec.with("rate=500")
+        spec.medium().rate("500")
     })?;
     let name = format!("{}-2", guest.spec.name);
     let tmp = bench.images.to_str().context("a path")?;

@@ -1,9 +1,11 @@
 //! Runs the selected tests one after the other and says how each went.
 
+use super::plan::{Budget, When, order};
 use super::{Bench, Settings, Test, all};
 use crate::dom0::console::LOG_DIR;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::Livesave;
+use crate::dom0::pool::Pool;
 use crate::dom0::process::check;
 use crate::dom0::xl;
 use anyhow::{Context, Result};
@@ -11,6 +13,7 @@ use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// So many runs of a suite may be spoilt by a guest that breaks down; more are no accident.
@@ -20,80 +23,146 @@ const SPOILT_LIMIT: u32 = 3;
 /// an instant of a save misses it now and then on an emulator.
 const AGAIN_LIMIT: u32 = 2;
 
-/// Runs the selected tests; `true` if there were any and all passed.
+/// How a suite went.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<&'static str>,
+    /// There was no time for these.
+    left_out: Vec<(When, &'static str)>,
+    spoilt: u32,
+    again: u32,
+}
+
+/// Runs the selected tests; `true` if there were any, all passed, and there was time for the core.
 pub fn run(settings: &Settings) -> Result<bool> {
-    let (selected, left_out): (Vec<_>, Vec<_>) =
+    let (selected, not_asked): (Vec<_>, Vec<_>) =
         all().into_iter().partition(|test| settings.selects(test));
-    let mut failed = Vec::new();
-    let mut spoilt = 0;
-    let mut again = 0;
+    let selected = order(selected, settings.day);
     let started = Instant::now();
+    let mut budget = Budget::new(settings.budget);
+    if let Some(total) = settings.budget {
+        println!(
+            "{} s for all tests, in the order of day {}",
+            total.as_secs(),
+            settings.day
+        );
+    }
+    let pool = Rc::new(Pool::default());
+    let mut tally = Tally::default();
     for test in &selected {
+        if !budget.admits(test.when, started.elapsed()) {
+            tally.left_out.push((test.when, test.name));
+            continue;
+        }
         print!("test {} ... ", test.name);
         std::io::stdout().flush()?;
         let began = Instant::now();
-        let mut panics_before = kernel_panics(test)?;
-        let mut outcome = run_one(settings, test);
-        // Under this emulation PVH guests break down by themselves now and then, with stock saves
-        // too (see README.md). A few such runs are run again, seen.
-        while let Err(error) = &outcome
-            && spoilt < SPOILT_LIMIT
-        {
-            let crashed = format!("{error:#}").contains("crashed during the save");
-            let how = breakdown(settings, test, panics_before)?;
-            let Some(how) = how.or(crashed.then_some("crash, see its console")) else {
-                break;
-            };
-            spoilt += 1;
-            print!("a guest broke down ({how}), again ... ");
-            std::io::stdout().flush()?;
-            panics_before = kernel_panics(test)?;
-            outcome = run_one(settings, test);
-        }
-        if let Err(error) = &outcome
-            && again < AGAIN_LIMIT
-            && !error.is::<Harm>()
-        {
-            again += 1;
-            print!("failed ({error:#}), again ... ");
-            std::io::stdout().flush()?;
-            outcome = run_one(settings, test);
-        }
-        let took = began.elapsed().as_secs_f64();
+        let outcome = run_until_clear(settings, &pool, test, &mut tally)?;
+        let took = began.elapsed();
+        budget.learn(test.when, took);
+        let took = took.as_secs_f64();
         match outcome {
-            Ok(note) if note.is_empty() => println!("ok [{took:.1} s]"),
-            Ok(note) => println!("ok [{took:.1} s] {note}"),
+            Ok(note) => {
+                println!("ok [{took:.1} s] {note}");
+                tally.passed += 1;
+            }
             Err(err) => {
                 println!("FAILED [{took:.1} s] ({err:#})");
-                failed.push(test.name);
+                tally.failed.push(test.name);
             }
         }
     }
-    for name in &failed {
-        println!("failed: {name}");
-    }
+    pool.clear();
     // With a filter, all others are left out on purpose.
-    if settings.filters.is_empty() && !left_out.is_empty() {
-        let names: Vec<_> = left_out.iter().map(|test| test.name).collect();
+    if settings.filters.is_empty() && !not_asked.is_empty() {
+        let names: Vec<_> = not_asked.iter().map(|test| test.name).collect();
         println!("not asked for: {}", names.join(" "));
     }
     println!(
-        "{} not asked for, {spoilt} runs spoilt by a guest's breakdown, {again} run a second time, {:.0} s",
-        left_out.len(),
+        "{} not asked for, {} runs spoilt by a guest's breakdown, {} run a second time, {:.0} s",
+        not_asked.len(),
+        tally.spoilt,
+        tally.again,
         started.elapsed().as_secs_f64()
-    );
-    println!(
-        "{} passed, {} failed",
-        selected.len() - failed.len(),
-        failed.len()
     );
     if selected.is_empty() {
         println!("no test has such a name");
     }
-    Ok(failed.is_empty() && !selected.is_empty())
+    Ok(tally.is_good() && !selected.is_empty())
 }
 
-fn run_one(settings: &Settings, test: &Test) -> Result<String> {
+impl Tally {
+    /// Prints what failed and what there was no time for; whether all is well.
+    fn is_good(&self) -> bool {
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        let without_time = |core: bool| -> Vec<_> {
+            let left_out = self.left_out.iter();
+            left_out
+                .filter(|(when, _)| (*when == When::Core) == core)
+                .map(|(_, name)| *name)
+                .collect()
+        };
+        let (core, others) = (without_time(true), without_time(false));
+        if !others.is_empty() {
+            println!(
+                "left out, for the time was up (their turn comes on other days): {}",
+                others.join(" ")
+            );
+        }
+        if !core.is_empty() {
+            println!("FAILED: no time for the core: {}", core.join(" "));
+        }
+        println!(
+            "{} passed, {} failed, {} left out",
+            self.passed,
+            self.failed.len(),
+            self.left_out.len()
+        );
+        self.failed.is_empty() && core.is_empty()
+    }
+}
+
+/// Runs a test, and again where it was spoilt.
+fn run_until_clear(
+    settings: &Settings,
+    pool: &Rc<Pool>,
+    test: &Test,
+    tally: &mut Tally,
+) -> Result<Result<String>> {
+    let mut panics_before = kernel_panics()?;
+    let mut outcome = run_one(settings, pool, test);
+    // Under this emulation PVH guests break down by themselves now and then, with stock saves
+    // too (see README.md). A few such runs are run again, seen.
+    while let Err(error) = &outcome
+        && tally.spoilt < SPOILT_LIMIT
+    {
+        let crashed = format!("{error:#}").contains("crashed during the save");
+        let how = breakdown(settings, panics_before)?;
+        let Some(how) = how.or(crashed.then_some("crash, see its console")) else {
+            break;
+        };
+        tally.spoilt += 1;
+        print!("a guest broke down ({how}), again ... ");
+        std::io::stdout().flush()?;
+        panics_before = kernel_panics()?;
+        outcome = run_one(settings, pool, test);
+    }
+    if let Err(error) = &outcome
+        && tally.again < AGAIN_LIMIT
+        && !error.is::<Harm>()
+    {
+        tally.again += 1;
+        print!("failed ({error:#}), again ... ");
+        std::io::stdout().flush()?;
+        outcome = run_one(settings, pool, test);
+    }
+    Ok(outcome)
+}
+
+fn run_one(settings: &Settings, pool: &Rc<Pool>, test: &Test) -> Result<String> {
     let results = settings.results.join(test.name);
     fs::create_dir_all(&results).with_context(|| format!("{}", results.display()))?;
     empty(&settings.images)?;
@@ -106,7 +175,7 @@ fn run_one(settings: &Settings, test: &Test) -> Result<String> {
         suite: settings.suite.clone(),
         images: settings.images.clone(),
         results,
-        name: test.name,
+        pool: Rc::clone(pool),
         repeats: settings.repeats,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.run)(&bench)))
@@ -116,8 +185,11 @@ fn run_one(settings: &Settings, test: &Test) -> Result<String> {
         let mut file = fs::File::options().create(true).append(true).open(path)?;
         writeln!(file, "{err:?}")?;
     }
-    // A guest that a test lost track of would disturb the next one.
-    xl::destroy(test.name)?;
+    if outcome.is_err() {
+        // Whatever it was, the next one begins anew.
+        pool.clear();
+    }
+    pool.destroy_others()?;
     empty(&settings.images)?;
     outcome
 }
@@ -136,31 +208,24 @@ fn keep_hypervisor_log(settings: &Settings) -> Result<String> {
 }
 
 /// How a guest broke down since a test began, if one did.
-fn breakdown(
-    settings: &Settings,
-    test: &Test,
-    panics_before: usize,
-) -> Result<Option<&'static str>> {
+fn breakdown(settings: &Settings, panics_before: usize) -> Result<Option<&'static str>> {
     Ok(if keep_hypervisor_log(settings)?.contains("Triple fault") {
         Some("triple fault")
-    } else if kernel_panics(test)? > panics_before {
+    } else if kernel_panics()? > panics_before {
         Some("kernel panic, see its console")
     } else {
         None
     })
 }
 
-/// Kernel panics on the consoles of a test's guests so far.
-fn kernel_panics(test: &Test) -> Result<usize> {
+/// Kernel panics on all consoles so far: guests share a name, and so a log.
+fn kernel_panics() -> Result<usize> {
     let mut panics = 0;
     for entry in fs::read_dir(LOG_DIR).with_context(|| LOG_DIR.to_owned())? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().contains(test.name) {
-            let log = fs::read(entry.path())?;
-            panics += String::from_utf8_lossy(&log)
-                .matches("Kernel panic")
-                .count();
-        }
+        let log = fs::read(entry?.path())?;
+        panics += String::from_utf8_lossy(&log)
+            .matches("Kernel panic")
+            .count();
     }
     Ok(panics)
 }

@@ -1,10 +1,12 @@
 //! Saves that succeed: on every kind of guest the image restores by stock
 //! `xl restore` with every page right, and the source goes on unharmed.
 
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::console::Mark;
-use crate::dom0::guest::{Guest, Spec};
+use crate::dom0::guest::Guest;
 use crate::dom0::livesave::Report;
+use crate::dom0::pool::Lent;
+use crate::dom0::spec::Spec;
 use crate::dom0::{echo, image, process};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -14,21 +16,21 @@ use std::time::Duration;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
+    use Kind::{Large, Other};
     vec![
-        test("live_save_restores", |b| save_and_restore(b, |s| s)),
-        test("plain_save_restores", plain),
-        test("save_with_2_vcpus", |b| save_and_restore(b, |s| s.vcpus(2))),
-        test("save_with_4_vcpus", |b| save_and_restore(b, |s| s.vcpus(4))),
-        Test::asked("save_random_writes", |b| {
-            save_and_restore(b, |s| s.with("pattern=random").with("rate=20000"))
+        Large.core("live_save_restores", |b| save_and_restore(b, |s| s)),
+        Large.core("plain_save_restores", plain),
+        Other.core("save_with_2_vcpus", |b| save_and_restore(b, |s| s.vcpus(2))),
+        Other.in_turn("save_with_4_vcpus", |b| save_and_restore(b, |s| s.vcpus(4))),
+        Other.asked("save_random_writes", |b| {
+            save_and_restore(b, |s| s.with("pattern=random").rate("20000"))
         }),
-        test("save_as_fast_as_it_can", |b| {
-            save_and_restore(b, |s| s.with("rate=max"))
+        Large.in_turn("save_as_fast_as_it_can", |b| {
+            save_and_restore(b, |s| s.rate("max"))
         }),
-        test("save_ballooned_down", ballooned),
-        test("save_with_vif_and_disk", vif_and_disk),
-        test("ten_saves_in_a_row", ten_in_a_row),
+        Other.core("save_ballooned_down", ballooned),
+        Other.core("save_with_vif_and_disk", vif_and_disk),
+        Large.core("ten_saves_in_a_row", ten_in_a_row),
     ]
 }
 
@@ -89,7 +91,7 @@ pub(super) fn save_and_restore(bench: &Bench, change: impl FnOnce(Spec) -> Spec)
     finish(bench, guest, &[])
 }
 
-pub(super) fn finish(bench: &Bench, mut guest: Guest, more: &[&str]) -> Result<String> {
+pub(super) fn finish(bench: &Bench, mut guest: Lent, more: &[&str]) -> Result<String> {
     let path = bench.image("image.xl");
     let before = guest.verify_clean().context("before the save")?.seq;
     let (report, note) = save(bench, &guest, &path, more)?;

@@ -1,9 +1,11 @@
 //! Ctrl-C and SIGTERM in each phase of a save.
 
-use super::{Bench, Test};
+use super::faults::start;
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::image;
 use crate::dom0::livesave::LIMIT;
+use crate::dom0::spec::Spec;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use std::thread;
@@ -12,49 +14,55 @@ use std::time::Duration;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
     vec![
-        test("sigint_in_each_phase", |bench| {
+        Kind::Small.core("sigint_in_each_phase", |bench| {
             in_each_phase(bench, Signal::INT, 130)
         }),
-        Test::asked("sigterm_in_each_phase", |bench| {
+        Kind::Small.asked("sigterm_in_each_phase", |bench| {
             in_each_phase(bench, Signal::TERM, 143)
         }),
-        test("sigint_while_guest_does_not_ack", while_waiting),
+        Kind::Small.in_turn("sigint_while_guest_does_not_ack", while_waiting),
     ]
 }
 
-/// When the signal is sent: after that text, and so much later.
+/// When the signal is sent.
 struct Moment {
     name: &'static str,
-    text: &'static str,
-    later_ms: u64,
+    when: When,
     /// The save may be over before the signal takes effect: then it must have
     /// succeeded, with a good image.
     may_win: bool,
 }
 
-const fn at(name: &'static str, text: &'static str, later_ms: u64, may_win: bool) -> Moment {
+enum When {
+    /// So many milliseconds after the start.
+    After(u64),
+    /// At that text.
+    Said(&'static str),
+    /// At that point, at which the save has stopped itself.
+    Stopped(&'static str),
+}
+
+const fn at(name: &'static str, when: When, may_win: bool) -> Moment {
     Moment {
         name,
-        text,
-        later_ms,
+        when,
         may_win,
     }
 }
 
 const MOMENTS: [Moment; 7] = [
-    at("start", "", 0, false),
-    at("preflight", "", 60, false),
-    at("arming", "Saving domain", 0, false),
-    at("round 0", "Saving domain", 1000, false),
-    at("later round", "round 0:", 0, false),
-    at("pause window", "Suspending", 0, true),
-    at("flush", "Paused for", 0, true),
+    at("start", When::After(0), false),
+    at("preflight", When::After(60), false),
+    at("arming", When::Said("Saving domain"), false),
+    at("round 0", When::Stopped("write:stop:6"), false),
+    at("later round", When::Stopped("round:stop"), false),
+    at("pause window", When::Said("Suspending"), true),
+    at("flush", When::Said("Paused for"), true),
 ];
 
 fn in_each_phase(bench: &Bench, signal: Signal, code: i32) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+    let guest = bench.guest(Spec::small)?;
     let mut ended = Vec::new();
     for moment in &MOMENTS {
         let outcome = interrupt(bench, &guest, moment, signal, code)
@@ -73,12 +81,23 @@ fn interrupt(
     code: i32,
 ) -> Result<String> {
     let path = bench.image("x.xl");
-    let mut running = bench.livesave.start(&guest.spec.name, &path, &[])?;
-    if !moment.text.is_empty() && !running.wait_for_stderr(moment.text, LIMIT)? {
-        bail!("it ended too early: {}", running.wait(LIMIT)?.tail());
+    let mut running = match moment.when {
+        When::Stopped(fault) => start(bench, guest, fault, &[])?,
+        _ => bench.livesave.start(&guest.spec.name, &path, &[])?,
+    };
+    match moment.when {
+        When::After(ms) => thread::sleep(Duration::from_millis(ms)),
+        When::Said(text) => {
+            if !running.wait_for_stderr(text, LIMIT)? {
+                bail!("it ended too early: {}", running.wait(LIMIT)?.tail());
+            }
+        }
+        When::Stopped(_) => running.wait_until_stopped(LIMIT)?,
     }
-    thread::sleep(Duration::from_millis(moment.later_ms));
     running.signal(signal)?;
+    if let When::Stopped(_) = moment.when {
+        running.signal(Signal::CONT)?;
+    }
     let sent = running.elapsed();
     let finished = running.wait(LIMIT)?;
     bench.livesave.note(&finished)?;
@@ -101,23 +120,17 @@ fn interrupt(
 
 /// The wait for the guest's answer is the longest of all: it must be cut short.
 fn while_waiting(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
-    guest.ask("hog 25")?;
+    let guest = bench.guest(Spec::small)?;
+    guest.ask("hog 10")?;
     thread::sleep(Duration::from_millis(600));
     let mark = guest.console.mark()?;
-    let moment = Moment {
-        name: "waiting",
-        text: "Suspending",
-        later_ms: 1000,
-        may_win: false,
-    };
     let mut running = bench
         .livesave
         .start(&guest.spec.name, &bench.image("x.xl"), &[])?;
-    if !running.wait_for_stderr(moment.text, LIMIT)? {
+    if !running.wait_for_stderr("Suspending", LIMIT)? {
         bail!("it ended too early: {}", running.wait(LIMIT)?.tail());
     }
-    thread::sleep(Duration::from_millis(moment.later_ms));
+    thread::sleep(Duration::from_millis(500));
     running.signal(Signal::INT)?;
     let sent = running.elapsed();
     let finished = running.wait(LIMIT)?;

@@ -2,10 +2,11 @@
 //! without a pause.
 
 use super::guardian::{die, must_be_right, recover, settled};
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::{Brownout, LIMIT, Report};
+use crate::dom0::pool::Lent;
 use crate::dom0::process::{Finished, Running};
 use crate::dom0::{image, xl};
 use anyhow::{Context, Result, bail};
@@ -45,11 +46,11 @@ const PAUSED: [&str; 8] = [
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
+    use Kind::Busy;
     vec![
-        test("cap_of_administrator_is_back", cap_is_back),
-        test("cap_changed_by_somebody_else_is_left", changed_is_left),
-        test("pauses_leave_nothing_behind", pauses_leave_nothing),
+        Busy.core("cap_of_administrator_is_back", cap_is_back),
+        Busy.in_turn("cap_changed_by_somebody_else_is_left", changed_is_left),
+        Busy.in_turn("pauses_leave_nothing_behind", pauses_leave_nothing),
     ]
 }
 
@@ -147,8 +148,8 @@ fn given_up(bench: &Bench, guest: &Guest) -> Result<Finished> {
 
 /// A guest that dirties so much that even a slow handshake does not make up most of its pause: a
 /// save that cannot do better by slowing it does not slow it.
-fn busy_guest(bench: &Bench) -> Result<Guest> {
-    bench.guest(|spec| spec.with("rate=max"))
+fn busy_guest(bench: &Bench) -> Result<Lent> {
+    bench.guest(|spec| spec.medium().with("ring=128").rate("max"))
 }
 
 /// Where the windows of earlier saves are kept.
@@ -255,6 +256,7 @@ fn cap_is_back(bench: &Bench) -> Result<String> {
     notes.push(format!("both: {}", did.trim()));
     notes.push(refused.tail());
     guest.verify_clean()?;
+    set_cap(&guest, 0)?;
     Ok(format!(
         "slowed for {:.1} s, {:.1} s of CPU lost; {}",
         slowed.seconds,
@@ -282,6 +284,7 @@ fn changed_is_left(bench: &Bench) -> Result<String> {
     settled(&guest)?;
     must_have_cap(&guest, OTHER).context("hung")?;
     must_be_right(bench, &guest)?;
+    set_cap(&guest, 0)?;
     Ok(String::new())
 }
 

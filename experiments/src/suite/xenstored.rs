@@ -3,14 +3,15 @@
 //! Where it matters, the save stops itself at a named point, so that xenstored is stopped at that
 //! very place.
 
-use super::faults::{must_be_over, small, start};
+use super::faults::{must_be_over, start};
 use super::guardian::{FAULTY, must_be_right, settled};
-use super::{Bench, Test};
+use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::hypervisor::Domain;
 use crate::dom0::livesave::{LIMIT, Report};
 use crate::dom0::log_dirty;
 use crate::dom0::process::{self, Running};
+use crate::dom0::spec::Spec;
 use crate::dom0::xenstored::Away;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -22,10 +23,9 @@ use xen_sys::Store;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    let test = Test::always;
     vec![
-        test("fault_xenstored_gone_in_a_save", in_a_save),
-        test("fault_xenstored_gone_after_a_kill", after_a_kill),
+        Kind::Small.in_turn("fault_xenstored_gone_in_a_save", in_a_save),
+        Kind::Small.in_turn("fault_xenstored_gone_after_a_kill", after_a_kill),
     ]
 }
 
@@ -43,7 +43,7 @@ fn stopped_at(bench: &Bench, guest: &Guest, point: &str) -> Result<(Running, Awa
 
 /// The save goes on when xenstored is back, and the guest runs meanwhile.
 fn in_a_save(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     let domain = Domain::of(guest.domid)?;
     let mut notes = Vec::new();
     // It comes to the request and waits there, or to the announcement, with the guest resumed.
@@ -113,7 +113,7 @@ fn impatient(bench: &Bench, guest: &Guest, domain: &Domain) -> Result<String> {
 
 /// What a killed save left suspended, or tracked, the guardian puts right without xenstored.
 fn after_a_kill(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(small)?;
+    let guest = bench.guest(Spec::small)?;
     let domain = Domain::of(guest.domid)?;
     let mut notes = Vec::new();
     for point in ["armed", "requested", "in-window"] {
