@@ -1,6 +1,6 @@
 //! Runs the selected tests one after the other and says how each went.
 
-use super::plan::{Budget, When, order};
+use super::plan::{Budget, order};
 use super::{Bench, Settings, Test, all};
 use crate::dom0::console::LOG_DIR;
 use crate::dom0::harm::Harm;
@@ -29,12 +29,12 @@ struct Tally {
     passed: usize,
     failed: Vec<&'static str>,
     /// There was no time for these.
-    left_out: Vec<(When, &'static str)>,
+    left_out: Vec<&'static str>,
     spoilt: u32,
     again: u32,
 }
 
-/// Runs the selected tests; `true` if there were any, all passed, and there was time for the core.
+/// Runs the selected tests; `true` if there were any and none failed.
 pub fn run(settings: &Settings) -> Result<bool> {
     let (selected, not_asked): (Vec<_>, Vec<_>) =
         all().into_iter().partition(|test| settings.selects(test));
@@ -52,7 +52,7 @@ pub fn run(settings: &Settings) -> Result<bool> {
     let mut tally = Tally::default();
     for test in &selected {
         if !budget.admits(test.when, started.elapsed()) {
-            tally.left_out.push((test.when, test.name));
+            tally.left_out.push(test.name);
             continue;
         }
         print!("test {} ... ", test.name);
@@ -98,22 +98,11 @@ impl Tally {
         for name in &self.failed {
             println!("failed: {name}");
         }
-        let without_time = |core: bool| -> Vec<_> {
-            let left_out = self.left_out.iter();
-            left_out
-                .filter(|(when, _)| (*when == When::Core) == core)
-                .map(|(_, name)| *name)
-                .collect()
-        };
-        let (core, others) = (without_time(true), without_time(false));
-        if !others.is_empty() {
+        if !self.left_out.is_empty() {
             println!(
                 "left out, for the time was up (their turn comes on other days): {}",
-                others.join(" ")
+                self.left_out.join(" ")
             );
-        }
-        if !core.is_empty() {
-            println!("FAILED: no time for the core: {}", core.join(" "));
         }
         println!(
             "{} passed, {} failed, {} left out",
@@ -121,7 +110,7 @@ impl Tally {
             self.failed.len(),
             self.left_out.len()
         );
-        self.failed.is_empty() && core.is_empty()
+        self.failed.is_empty()
     }
 }
 
@@ -184,8 +173,6 @@ fn run_one(settings: &Settings, pool: &Rc<Pool>, test: &Test) -> Result<String> 
         let path = bench.results.join("failure.txt");
         let mut file = fs::File::options().create(true).append(true).open(path)?;
         writeln!(file, "{err:?}")?;
-    }
-    if outcome.is_err() {
         // Whatever it was, the next one begins anew.
         pool.clear();
     }
