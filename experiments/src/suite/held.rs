@@ -24,48 +24,64 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
+/// On a host with other things to do a pause begins late, and the guest uses more than its limit
+/// meanwhile: one of so many attempts must show it held.
+const ATTEMPTS: usize = 3;
+
 /// A limit is held by either means, and gone afterwards.
 fn holds_its_limit(bench: &Bench) -> Result<String> {
     let guest = bench.guest(|spec| spec.small().rate("max"))?;
     let mut notes = Vec::new();
     let knows_caps = share_if_any(&guest)?.is_some();
     for pauses in [false, true] {
-        let hold = Hold {
-            domain: &guest.spec.name,
-            limit: 20,
-            pauses,
-            then: "measure",
-            silence_ms: 60_000,
-        };
-        let said = check(&mut hold.command(&bench.suite), LIMIT)?.stdout;
-        let figures: Vec<f64> = said
-            .split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let [before, throttled, after] = figures[..] else {
-            bail!("it said {said:?}");
-        };
         let means = if knows_caps && !pauses {
             " cap"
         } else {
             "pauses"
         };
-        if !said.contains(means) {
-            bail!("by what? {said:?}");
+        let mut held = false;
+        for _ in 0..ATTEMPTS {
+            let hold = Hold {
+                domain: &guest.spec.name,
+                limit: 20,
+                pauses,
+                then: "measure",
+                silence_ms: 60_000,
+            };
+            let said = check(&mut hold.command(&bench.suite), LIMIT)?.stdout;
+            must_have_cap(&guest, 0)?;
+            must_not_be_paused(&guest)?;
+            held = was_held(&said, means)?;
+            notes.push(said.trim().to_owned());
+            if held {
+                break;
+            }
         }
-        // An emulator's clocks are coarse, and its CPUs late; the limit is what it may use at most.
-        if !(4.0..32.0).contains(&throttled) || before < 50.0 || after < 50.0 {
-            bail!("limited to 20 %, it used {said}");
+        if !held {
+            bail!("limited to 20 %, it used {}", notes.join("; "));
         }
-        must_have_cap(&guest, 0)?;
-        must_not_be_paused(&guest)?;
-        notes.push(said.trim().to_owned());
     }
     bench.must_be_unharmed(&guest)?;
     Ok(format!(
         "CPU in % before, at 20 %, after: {}",
         notes.join("; ")
     ))
+}
+
+/// Whether the shares of the CPU that were measured before, under a limit of 20 % and after are as
+/// they must be. An emulator's clocks are coarse; the limit is what the guest may use at most.
+fn was_held(said: &str, means: &str) -> Result<bool> {
+    let figures: Vec<f64> = said
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [before, throttled, after] = figures[..] else {
+        bail!("it said {said:?}");
+    };
+    if !said.contains(means) {
+        bail!("by what? {said:?}");
+    }
+    Ok((4.0..32.0).contains(&throttled) && before >= 50.0 && after >= 50.0)
 }
 
 /// A process that throttles and then hangs, or is killed at any instant.
