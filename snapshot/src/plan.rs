@@ -149,6 +149,7 @@ pub fn foretell(
         rounds.push(RoundStats {
             sent: PageCount(left as u64),
             seconds,
+            before_s: 0.0,
             left: PageCount(dirty as u64),
             hot: PageCount(0),
             dirty: PageCount(dirty as u64),

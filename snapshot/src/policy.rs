@@ -24,6 +24,8 @@ pub struct RoundStats {
     pub sent: PageCount,
     /// Seconds it took.
     pub seconds: f64,
+    /// Seconds from the fetch before to its beginning: the guest went on dirtying meanwhile.
+    pub before_s: f64,
     /// Pages left after it.
     pub left: PageCount,
     /// Those of them that are dirtied in every round: copying them again is no use.
@@ -59,6 +61,8 @@ pub struct Limits {
     pub worthwhile: f64,
     /// Pages that rounds may hold in memory, the window's included.
     pub room: PageCount,
+    /// Seconds that making ready such memory takes for each page.
+    pub touch_s: f64,
 }
 
 impl Limits {
@@ -81,6 +85,7 @@ impl Default for Limits {
             small_share: 0.01,
             worthwhile: 0.9,
             room: PageCount(0),
+            touch_s: 0.0,
         }
     }
 }
@@ -208,15 +213,18 @@ fn remaining_share(last: &RoundStats) -> f64 {
 }
 
 /// Whether rounds to memory, to which none has gone yet, are expected to leave much less than
-/// further ones to the image, and there is room for them and for the window.
+/// further ones to the image, even the first, for which that memory is made ready, to leave no more
+/// than one to the image, and there is room for them and for the window.
 fn holding_helps(rounds: &[RoundStats], costs: &Costs, limits: &Limits) -> bool {
     let Some(last) = rounds.last().filter(|last| !last.held) else {
         return false;
     };
     let needed = last.left.0 as f64 + HELD_EXTRA * costs.extra;
     // In the time that a page takes, so many are dirtied.
-    let share = dirty_rate(rounds) * costs.page_s;
+    let rate = dirty_rate(rounds);
+    let (first, share) = (rate * (costs.page_s + limits.touch_s), rate * costs.page_s);
     needed <= limits.room.0 as f64
+        && first <= remaining_share(last)
         && share <= limits.worthwhile.min(MUCH_LESS * remaining_share(last))
 }
 
@@ -230,7 +238,7 @@ pub fn dirty_rate(rounds: &[RoundStats]) -> f64 {
     let (mut pages, mut seconds) = (0.0, 0.0);
     for round in rounds.iter().rev().filter(|r| r.limit == last.limit) {
         pages += round.dirty.0 as f64;
-        seconds += round.seconds;
+        seconds += round.before_s + round.seconds;
         if seconds >= TELLING_S {
             break;
         }

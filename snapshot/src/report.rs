@@ -25,9 +25,13 @@ pub struct Round {
     pub bytes: Bytes,
     /// How long it took, the fetch of the dirty set included.
     pub seconds: f64,
+    /// Seconds from the fetch before to its beginning, in which memory for it was made ready, or a
+    /// limit set.
+    #[serde(default)]
+    pub before_s: f64,
     /// Pages found dirty at its end.
     pub dirty_pages: PageCount,
-    /// Pages dirtied per second while it ran.
+    /// Pages dirtied per second since the fetch before.
     pub dirty_rate: f64,
     /// Pages left to copy after it: dirtied, not mappable for the moment, or hot.
     #[serde(default)]
@@ -53,6 +57,7 @@ impl Round {
         RoundStats {
             sent: self.pages + self.skipped_pages,
             seconds: self.seconds,
+            before_s: self.before_s,
             left: self.left_pages,
             hot: self.hot_pages,
             dirty: self.dirty_pages,

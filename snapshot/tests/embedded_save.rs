@@ -39,6 +39,7 @@ fn options(mode: Mode) -> Options {
         small_enough: PageCount(0),
         small_share: 0.0,
         worthwhile: 10.0,
+        touch_s: 0.0,
     };
     Options {
         mode,

@@ -35,14 +35,16 @@ impl Capture {
     }
 
     /// Makes ready for `more` pages than it holds, within the budget: the memory is touched now, so
-    /// that the window takes no page faults for it.
-    pub fn prepare(&mut self, more: PageCount) {
+    /// that the window takes no page faults for it. Says for how many pages it was.
+    pub fn prepare(&mut self, more: PageCount) -> PageCount {
+        let ready = self.chunks.len();
         let all = (self.slots.len() + more.0 as usize).min(self.budget);
         self.slots.reserve(all - self.slots.len());
         self.chunks.reserve(self.budget.div_ceil(BATCH_PAGES));
         while self.chunks.len() * BATCH_PAGES < all {
             self.chunks.push(new_chunk());
         }
+        PageCount(((self.chunks.len() - ready) * BATCH_PAGES) as u64)
     }
 
     /// Takes a copy of a page, in place of an older one; `false` if the budget is used up.

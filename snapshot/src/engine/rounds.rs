@@ -50,6 +50,8 @@ struct Course {
     goal: Goal,
     /// Rounds go to memory by now.
     held: bool,
+    /// When dirty pages were last fetched.
+    fetched: Instant,
     limit: Option<CpuPercent>,
     books: Option<Books>,
     means: &'static str,
@@ -153,6 +155,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
                 min_limit,
             },
             held: false,
+            fetched: Instant::now(),
             limit: None,
             books: None,
             means,
@@ -185,7 +188,9 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         let pass = self.copy(todo, course.held)?;
         left.clear();
         self.guest.fetch_dirty(left, false)?;
-        let seconds = began.elapsed().as_secs_f64();
+        let before_s = (began - course.fetched).as_secs_f64();
+        course.fetched = Instant::now();
+        let seconds = (course.fetched - began).as_secs_f64();
         let used = self.guest.cpu_time()?.saturating_sub(cpu_before);
         if !self.guest.confine(left, pages)? {
             return Ok(Phase::Resized);
@@ -210,8 +215,9 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             zero_pages: written.zero_pages,
             bytes: written.bytes,
             seconds,
+            before_s,
             dirty_pages,
-            dirty_rate: dirty_pages.0 as f64 / seconds.max(1e-9),
+            dirty_rate: dirty_pages.0 as f64 / (before_s + seconds).max(1e-9),
             left_pages: left.count(),
             hot_pages: course.hot_now.count(),
             cpu_percent: 100.0 * used.as_secs_f64() / seconds.max(1e-9),
@@ -266,13 +272,19 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         }
     }
 
-    /// What mapping and copying a page costs, tried on some of those left.
+    /// What mapping and copying a page costs, tried on some of those left; also what making memory
+    /// ready for one does.
     fn sample_page_cost(&mut self, left: &PageSet) -> Result<Option<f64>, SaveError> {
         let pfns: Vec<_> = left.iter().take(SAMPLE_PAGES.min(BATCH_PAGES)).collect();
         let Some(mapper) = self.mappers.first_mut().filter(|_| !pfns.is_empty()) else {
             return Ok(None);
         };
-        self.capture.prepare(PageCount(pfns.len() as u64));
+        let began = Instant::now();
+        let touched = self.capture.prepare(PageCount(pfns.len() as u64));
+        let touch_s = began.elapsed().as_secs_f64();
+        if touched.0 > 0 {
+            self.options.limits.touch_s = touch_s / touched.0 as f64;
+        }
         let began = Instant::now();
         let batch = mapper.map(&pfns)?;
         for (index, &pfn) in pfns.iter().enumerate() {

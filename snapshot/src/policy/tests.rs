@@ -6,6 +6,7 @@ fn round(sent: u64, left: u64) -> RoundStats {
     RoundStats {
         sent: PageCount(sent),
         seconds: 1.0,
+        before_s: 0.0,
         left: PageCount(left),
         hot: PageCount(0),
         dirty: PageCount(left),
@@ -177,6 +178,12 @@ fn the_rate_is_that_of_the_last_rounds_long_enough_to_tell() {
     };
     let rounds = [round(131_072, 9_000), round(9_000, 5_000), short];
     assert!((dirty_rate(&rounds) - 5_030.0 / 1.001).abs() < 1.0);
+    // What was dirtied before a round began was not dirtied in no time.
+    let late = RoundStats {
+        before_s: 1.0,
+        ..round(9_000, 5_000)
+    };
+    assert!((dirty_rate(&[late]) - 2_500.0).abs() < 1.0);
     let throttled = RoundStats {
         limit: Some(CpuPercent(20)),
         ..round(5_000, 700)
@@ -204,6 +211,12 @@ fn a_slow_disk_sends_the_rounds_to_memory_where_there_is_room() {
         ..limits
     };
     assert_eq!(decide(&slow, &tight), Decision::Continue);
+    // Making memory ready would take longer than writing to the disk does.
+    let dear = Limits {
+        touch_s: 60e-6,
+        ..limits
+    };
+    assert_eq!(decide(&slow, &dear), Decision::Continue);
     // The disk is as fast as memory is: it is not worth the memory.
     let fast = [round(131_072, 1_000)];
     assert_eq!(decide(&fast, &limits), Decision::Continue);
@@ -265,6 +278,7 @@ impl Model {
             rounds.push(RoundStats {
                 sent: PageCount(left as u64),
                 seconds,
+                before_s: 0.0,
                 left: PageCount(dirty as u64),
                 hot: PageCount(0),
                 dirty: PageCount(dirty as u64),
