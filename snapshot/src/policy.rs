@@ -111,7 +111,7 @@ const FELT: f64 = 0.95;
 /// of it.
 const NEXT: f64 = 0.7;
 /// Rounds to memory must leave at most this share of what rounds to the image do.
-const MUCH_LESS: f64 = 0.5;
+const MUCH_LESS: f64 = 0.25;
 /// Room is left for so many times the pages that are dirtied on the way to the suspension.
 const HELD_EXTRA: f64 = 2.0;
 /// Rounds shorter than that say little of the dirty rate.
