@@ -34,12 +34,6 @@ impl Running {
     }
 }
 
-impl Default for Running {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

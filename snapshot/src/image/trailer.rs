@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! trailer  magic "LIVESAVE", u32 version = 1, u32 number of sections
-//! section  u32 kind, u32 Checksum of the body, u64 length, body, zeros to a multiple of 8
-//! footer   u64 offset of the trailer, u32 version = 1, u32 Checksum of trailer and sections,
+//! section  u32 kind, u32 checksum of the body, u64 length, body, zeros to a multiple of 8
+//! footer   u64 offset of the trailer, u32 version = 1, u32 checksum of trailer and sections,
 //!          magic "EVASEVIL"
 //! ```
 //!

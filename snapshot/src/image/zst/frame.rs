@@ -3,10 +3,7 @@
 //! A **stored** frame is made without compressing: its blocks are raw, or for zero pages RLE, a
 //! few bytes for 128 KiB of zeros. All others are made by libzstd.
 
-use std::hash::Hasher;
-
-use twox_hash::XxHash64;
-
+use crate::checksum;
 use crate::page::PAGE_SIZE;
 
 const MAGIC: u32 = 0xfd2f_b528;
@@ -23,12 +20,6 @@ const RAW: u32 = 0;
 const RLE: u32 = 1;
 /// Four bytes of content size (bits 7, 6), one segment (5), with a checksum (2).
 const STORED_DESCRIPTOR: u8 = 0b1010_0100;
-
-#[cfg(test)]
-/// The low half of XXH64 of the content, as it stands at the end of a frame.
-pub fn checksum(content: &[u8]) -> u32 {
-    XxHash64::oneshot(0, content) as u32
-}
 
 /// What the head of a frame says of its content's length, for a frame as images have them: with
 /// content size and checksum, without dictionary.
@@ -78,7 +69,7 @@ pub fn content_size(frame: &[u8]) -> Result<u64, &'static str> {
 /// A frame made without compressing.
 pub struct Stored {
     frame: Vec<u8>,
-    hash: XxHash64,
+    sum: checksum::Running,
     /// The head of the last block, which is to be marked as such.
     last_block: usize,
     left: usize,
@@ -93,7 +84,7 @@ impl Stored {
         frame.extend_from_slice(&(content as u32).to_le_bytes());
         Self {
             frame,
-            hash: XxHash64::with_seed(0),
+            sum: checksum::Running::new(),
             last_block: 0,
             left: content,
         }
@@ -108,7 +99,7 @@ impl Stored {
 
     /// Appends bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        self.hash.write(bytes);
+        self.sum.add(bytes);
         for piece in bytes.chunks(MAX_BLOCK) {
             self.block(RAW, piece.len());
             self.frame.extend_from_slice(piece);
@@ -118,7 +109,7 @@ impl Stored {
     /// Appends pages of zeros.
     pub fn zero_pages(&mut self, mut pages: usize) {
         for _ in 0..pages {
-            self.hash.write(&[0; PAGE_SIZE]);
+            self.sum.add(&[0; PAGE_SIZE]);
         }
         while pages > 0 {
             let now = pages.min(MAX_BLOCK / PAGE_SIZE);
@@ -134,7 +125,7 @@ impl Stored {
         if let Some(head) = self.frame.get_mut(self.last_block) {
             *head |= 1;
         }
-        let checksum = self.hash.finish() as u32;
+        let checksum = self.sum.value();
         self.frame.extend_from_slice(&checksum.to_le_bytes());
         self.frame
     }
@@ -175,7 +166,7 @@ mod tests {
             assert!(out == content);
             assert_eq!(content_size(&frame), Ok(content.len() as u64));
             let (_, sum) = frame.split_last_chunk::<4>().expect("a checksum");
-            assert_eq!(u32::from_le_bytes(*sum), checksum(&content));
+            assert_eq!(u32::from_le_bytes(*sum), checksum::of(&content));
             let mut bad = frame.clone();
             *bad.last_mut().expect("a byte") ^= 1;
             assert!(zstd_safe::decompress(&mut out[..], &bad).is_err());

@@ -147,7 +147,7 @@ mod tests {
         let length = 1000 + table.len() as u64;
         assert_eq!(locate(&footer(&table), length), Ok(1000));
         assert_eq!(decode(&table, 1000), Ok(entries()));
-        assert_eq!(EMPTY, super::super::frame::checksum(&[]));
+        assert_eq!(EMPTY, crate::checksum::of(&[]));
     }
 
     #[test]
