@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use xen_sys::{CpuShare, DomainId, Xen};
 
 /// Kernel and initramfs of every guest; they come with the run's payload.
 pub const KERNEL: &str = "/payload/guest-vmlinux";
@@ -179,6 +180,17 @@ impl Guest {
             }
         }
         bail!("the guest's writer stands still at {first}");
+    }
+
+    /// The shutdown request that stands in xenstore; empty if none does.
+    pub fn request(&self) -> Result<String> {
+        xl::xenstore_read(&format!("/local/domain/{}/control/shutdown", self.domid))
+    }
+
+    /// Its share of the CPU, by its scheduler; `None` if that knows no caps.
+    pub fn cpu_share(&self) -> Result<Option<CpuShare>> {
+        let domain = DomainId::new(self.domid).context("domain number out of range")?;
+        Ok(Xen::open()?.cpu_share(domain)?)
     }
 
     /// Destroys it, unless it is gone: another domain that bears its name by now is left alone.

@@ -9,12 +9,11 @@ use super::hypervisor;
 use super::log_dirty;
 use super::spec::Spec;
 use super::xl;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::rc::Rc;
-use xen_sys::{DomainId, Xen};
 
 /// Keeps one guest between two tests.
 #[derive(Default)]
@@ -74,13 +73,11 @@ fn renew(guest: &mut Guest, spec: &Spec) -> Result<()> {
         return Err(Harm.because(found));
     }
     log_dirty::must_be_off(guest.domid)?;
-    let request = format!("/local/domain/{}/control/shutdown", guest.domid);
-    let left = xl::xenstore_read(&request).unwrap_or_default();
+    let left = guest.request().unwrap_or_default();
     if !left.is_empty() {
         bail!("the shutdown request {left:?} is left");
     }
-    let domain = DomainId::new(guest.domid).context("domain number out of range")?;
-    match Xen::open()?.cpu_share(domain)? {
+    match guest.cpu_share()? {
         Some(share) if share.cap != 0 || share.weight != 256 => bail!("it has {share:?}"),
         _ => {}
     }

@@ -115,9 +115,8 @@ fn after_its_answer(bench: &Bench, guest: &Guest, ending: &Ending) -> Result<Fin
     guest.ask("nofreeze 30000")?;
     let mut running = start(bench, guest, "requested:stop", &[])?;
     running.wait_until_stopped(LIMIT)?;
-    let request = format!("/local/domain/{}/control/shutdown", guest.domid);
     let deadline = Instant::now() + END_LIMIT;
-    while !xl::xenstore_read(&request)?.is_empty() {
+    while !guest.request()?.is_empty() {
         if Instant::now() > deadline {
             bail!("the guest does not acknowledge the request");
         }

@@ -8,7 +8,7 @@ use crate::dom0::hypervisor::Domain;
 use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::process::{self, Running};
 use crate::dom0::spec::Spec;
-use crate::dom0::{image, log_dirty, xl};
+use crate::dom0::{image, log_dirty};
 use anyhow::{Context, Result, bail};
 use std::fs;
 
@@ -214,8 +214,7 @@ fn one(bench: &Bench, guest: &Guest, case: &Case) -> Result<f64> {
         bail!("the guest does not run: {info:?}");
     }
     log_dirty::must_be_off(guest.domid)?;
-    let request = format!("/local/domain/{}/control/shutdown", guest.domid);
-    let left = xl::xenstore_read(&request)?;
+    let left = guest.request()?;
     if !left.is_empty() {
         bail!("a shutdown request was left in xenstore: {left:?}");
     }

@@ -2,9 +2,7 @@
 //! quicker than a save, so that it can be done often.
 
 use super::guardian::{KILLED, recover, settled};
-use super::throttle::{
-    OTHER, OWN, must_have_cap, must_not_be_paused, set_cap, share, share_if_any,
-};
+use super::throttle::{OTHER, OWN, must_have_cap, must_not_be_paused, set_cap, share};
 use super::{Bench, Kind, Test};
 use crate::dom0::hold::{Hold, THROTTLED};
 use crate::dom0::livesave::LIMIT;
@@ -32,13 +30,8 @@ const ATTEMPTS: usize = 3;
 fn holds_its_limit(bench: &Bench) -> Result<String> {
     let guest = bench.guest(|spec| spec.small().rate("max"))?;
     let mut notes = Vec::new();
-    let knows_caps = share_if_any(&guest)?.is_some();
     for pauses in [false, true] {
-        let means = if knows_caps && !pauses {
-            " cap"
-        } else {
-            "pauses"
-        };
+        let means = if pauses { "pauses" } else { " cap" };
         let mut held = false;
         for _ in 0..ATTEMPTS {
             let hold = Hold {

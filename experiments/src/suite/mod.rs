@@ -30,9 +30,9 @@ pub use runner::run;
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::Livesave;
+use crate::dom0::log_dirty;
 use crate::dom0::pool::{Lent, Pool};
 use crate::dom0::spec::Spec;
-use crate::dom0::{log_dirty, xl};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -189,8 +189,7 @@ impl Bench {
             .context("after the save")
             .context(Harm)?;
         log_dirty::must_be_off(guest.domid).context(Harm)?;
-        let request = format!("/local/domain/{}/control/shutdown", guest.domid);
-        let left = xl::xenstore_read(&request).unwrap_or_default();
+        let left = guest.request().unwrap_or_default();
         if !left.is_empty() {
             return Err(Harm.because(format!("a shutdown request was left in xenstore: {left:?}")));
         }

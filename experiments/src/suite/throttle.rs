@@ -55,13 +55,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 pub(super) fn share(guest: &Guest) -> Result<CpuShare> {
-    share_if_any(guest)?.context("this scheduler knows no caps")
-}
-
-/// `None` under a scheduler that knows no caps.
-pub(super) fn share_if_any(guest: &Guest) -> Result<Option<CpuShare>> {
-    let domain = DomainId::new(guest.domid).context("domain number out of range")?;
-    Ok(Xen::open()?.cpu_share(domain)?)
+    guest.cpu_share()?.context("this scheduler knows no caps")
 }
 
 /// Sets the guest's cap as an administrator does.
@@ -75,11 +69,7 @@ pub(super) fn set_cap(guest: &Guest, cap: u16) -> Result<()> {
 }
 
 pub(super) fn must_have_cap(guest: &Guest, cap: u16) -> Result<()> {
-    let share = match share_if_any(guest)? {
-        Some(share) => share,
-        None if cap == 0 => return Ok(()),
-        None => bail!("this scheduler knows no caps"),
-    };
+    let share = share(guest)?;
     if share.cap != cap || share.weight != 256 {
         return Err(Harm.because(format!(
             "its cap is not {cap}, its weight not 256: {share:?}"
@@ -298,19 +288,14 @@ fn changed_is_left(bench: &Bench) -> Result<String> {
 
 fn pauses_leave_nothing(bench: &Bench) -> Result<String> {
     let guest = busy_guest(bench)?;
-    // Where the scheduler knows no caps nobody need ask for pauses.
-    let paused = match share_if_any(&guest)? {
-        Some(_) => &PAUSED[..],
-        None => &SLOWED[..],
-    };
-    let slowed = succeeds(bench, &guest, paused, "pauses")?;
+    let slowed = succeeds(bench, &guest, &PAUSED, "pauses")?;
     must_not_be_paused(&guest).context("after a save")?;
     bench.must_be_unharmed(&guest)?;
     let mut notes = Vec::new();
     // The third pause, so that there were others before.
     for fault in ["throttled:kill", "pulse-paused:kill:3", "unthrottling:kill"] {
         let one = || -> Result<String> {
-            let finished = die_slowed(bench, &guest, fault, paused)?;
+            let finished = die_slowed(bench, &guest, fault, &PAUSED)?;
             settled(&guest)?;
             must_not_be_paused(&guest)?;
             must_be_right(bench, &guest)?;
@@ -320,7 +305,7 @@ fn pauses_leave_nothing(bench: &Bench) -> Result<String> {
         let said = one().with_context(|| fault.to_owned())?;
         notes.push(format!("{fault}: {said}"));
     }
-    die_slowed(bench, &guest, "pulse-paused:kill-both:3", paused)?;
+    die_slowed(bench, &guest, "pulse-paused:kill-both:3", &PAUSED)?;
     let listed = xl::list(&guest.spec.name)?.context("the guest is gone")?;
     if listed.is_running() {
         bail!("the guest runs before the recovery, so that nothing is shown");
@@ -330,7 +315,7 @@ fn pauses_leave_nothing(bench: &Bench) -> Result<String> {
     must_be_right(bench, &guest)?;
     notes.push(format!("both: {}", did.trim()));
     // The thread that pauses hangs in a pause: then the save does too when it ends it.
-    let hangs = [paused, &["--hang-limit", "2s"]].concat();
+    let hangs = [&PAUSED[..], &["--hang-limit", "2s"]].concat();
     die_slowed(bench, &guest, "pulse-paused:hang:3", &hangs)?;
     settled(&guest)?;
     must_not_be_paused(&guest).context("hung")?;
