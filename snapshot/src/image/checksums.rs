@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use crate::checksum;
 use crate::fault;
@@ -21,6 +22,8 @@ pub const ENTRY: u64 = 4;
 /// The length of the section in the trailer.
 const SECTION: usize = 40;
 const PAGE: u64 = PAGE_SIZE as u64;
+/// Entries of the table that are changed in one go.
+const PIECE: u64 = 1024;
 /// Bytes copied at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -114,23 +117,46 @@ impl RawChecksums {
 #[derive(Debug)]
 pub struct Spill {
     file: File,
+    /// One piece of the table is changed at a time.
+    change: Mutex<()>,
 }
 
 impl Spill {
     /// In an empty file: all blocks are zeros so far.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file }
+        Self {
+            file,
+            change: Mutex::new(()),
+        }
     }
 
-    /// Keeps the checksums of blocks that follow one another, `first` being the first's number.
+    /// Keeps checksums of blocks, each with its block's number. Those whose blocks lie near each
+    /// other cost one change of the table together, however strewn they are.
     ///
     /// # Errors
     /// What the system says.
-    pub fn put(&self, first: u64, checksums: &[u32]) -> io::Result<()> {
+    pub fn put(&self, checksums: &[(u64, u32)]) -> io::Result<()> {
         fault::call("write-checksums")?;
-        let bytes: Vec<u8> = checksums.iter().flat_map(|c| c.to_le_bytes()).collect();
-        self.file.write_all_at(&bytes, first * ENTRY)
+        for near in checksums.chunk_by(|a, b| a.0 / PIECE == b.0 / PIECE) {
+            self.change_piece(near[0].0 / PIECE, near)?;
+        }
+        Ok(())
+    }
+
+    fn change_piece(&self, piece: u64, checksums: &[(u64, u32)]) -> io::Result<()> {
+        let at = piece * PIECE * ENTRY;
+        let mut table = [0; (PIECE * ENTRY) as usize];
+        // What a panic left is the table as it was, or with all of a change: one write each.
+        let _alone = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        if (checksums.len() as u64) < PIECE {
+            read_or_zeros(&self.file, &mut table, at)?;
+        }
+        let (entries, _) = table.as_chunks_mut::<{ ENTRY as usize }>();
+        for (block, checksum) in checksums {
+            entries[(block % PIECE) as usize] = checksum.to_le_bytes();
+        }
+        self.file.write_all_at(&table, at)
     }
 
     /// Writes the table of `blocks` blocks to `to` at an offset; its checksum.
@@ -155,6 +181,25 @@ impl Spill {
         }
         Ok(sum.value())
     }
+}
+
+/// Reads what the file has at an offset; behind its end are zeros.
+fn read_or_zeros(file: &File, mut to: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !to.is_empty() {
+        match file.read_at(to, at) {
+            Ok(0) => {
+                to.fill(0);
+                break;
+            }
+            Ok(read) => {
+                to = &mut to[read..];
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -197,7 +242,7 @@ mod tests {
     #[test]
     fn the_table_has_what_was_put_and_zeros() {
         let spill = Spill::new(tempfile::tempfile().expect("a file"));
-        spill.put(1, &[7, 8]).expect("put");
+        spill.put(&[(1, 7), (2, 8)]).expect("put");
         let to = tempfile::tempfile().expect("a file");
         let sum = spill.copy_to(&to, 16, 5).expect("copied");
         let mut found = [0; 24];
@@ -206,5 +251,29 @@ mod tests {
         assert_eq!(found.iter().filter(|&&b| b != 0).count(), 2);
         assert_eq!(sum, checksum::of(&found));
         assert_eq!(to.metadata().expect("metadata").len(), 40);
+    }
+
+    #[test]
+    fn strewn_checksums_leave_the_others_as_they_are() {
+        let spill = Spill::new(tempfile::tempfile().expect("a file"));
+        let all: Vec<_> = (0..2500).map(|block| (block, block as u32 + 1)).collect();
+        spill.put(&all).expect("put");
+        let strewn = [(2400, 1), (3, 2), (1023, 3), (1024, 4), (2400, 5)];
+        spill.put(&strewn).expect("put");
+        let to = tempfile::tempfile().expect("a file");
+        spill.copy_to(&to, 0, 2500).expect("copied");
+        let mut found = vec![0; 10_000];
+        to.read_exact_at(&mut found, 0).expect("read");
+        let (entries, _) = found.as_chunks::<4>();
+        for (block, entry) in entries.iter().enumerate() {
+            let wanted = match block {
+                3 => 2,
+                1023 => 3,
+                1024 => 4,
+                2400 => 5,
+                other => other as u32 + 1,
+            };
+            assert_eq!(u32::from_le_bytes(*entry), wanted, "block {block}");
+        }
     }
 }

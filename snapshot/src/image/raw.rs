@@ -76,8 +76,9 @@ impl RawImage {
         for (offset, head) in self.layout.record_heads() {
             file.write_all_at(&head, offset)?;
             let (blocks, _) = head.as_chunks::<PAGE_SIZE>();
-            let sums: Vec<_> = blocks.iter().map(checksums::of_block).collect();
-            spill.put(self.block(offset), &sums)?;
+            let sums = blocks.iter().map(checksums::of_block);
+            let sums: Vec<_> = (self.block(offset)..).zip(sums).collect();
+            spill.put(&sums)?;
         }
         self.checksums = Some(spill);
         self.before = checksum::of(preamble);
@@ -151,6 +152,7 @@ impl ImageSink for RawImage {
             pages: PageCount(pages.len() as u64),
             ..Written::default()
         };
+        let mut sums = Vec::with_capacity(pages.len());
         let mut run = Run::new();
         for &(pfn, page) in pages {
             let Some(offset) = self.layout.offset(pfn) else {
@@ -161,8 +163,8 @@ impl ImageSink for RawImage {
                 written.zero_pages += PageCount(1);
                 if self.filled.contains(pfn) {
                     self.clear_slots(offset, 1)
-                        .and_then(|()| self.spill()?.put(self.block(offset), &[0]))
                         .map_err(self.failed("punch a hole in"))?;
+                    sums.push((self.block(offset), 0));
                     self.filled.set(pfn, false);
                 }
                 continue;
@@ -171,10 +173,13 @@ impl ImageSink for RawImage {
                 written.bytes += self.flush(&mut run)?;
                 run.start = offset;
             }
-            run.push(page);
+            sums.push((self.block(offset), run.push(page)));
             self.filled.set(pfn, true);
         }
         written.bytes += self.flush(&mut run)?;
+        self.spill()
+            .and_then(|spill| spill.put(&sums))
+            .map_err(self.failed("keep checksums for"))?;
         Ok(written)
     }
 
@@ -215,7 +220,6 @@ const RUN: usize = 64;
 struct Run<'a> {
     start: u64,
     pages: Vec<GuestPage<'a>>,
-    checksums: Vec<u32>,
     page: PageBytes,
 }
 
@@ -224,17 +228,16 @@ impl<'a> Run<'a> {
         Self {
             start: 0,
             pages: Vec::with_capacity(RUN),
-            checksums: Vec::with_capacity(RUN),
             page: PageBytes::ZERO,
         }
     }
 
-    /// Adds a page. What the guest writes to it between this look and the next makes it dirty, so
-    /// that it comes again.
-    fn push(&mut self, page: GuestPage<'a>) {
+    /// Adds a page; its checksum. What the guest writes to it between this look and the next makes
+    /// it dirty, so that it comes again.
+    fn push(&mut self, page: GuestPage<'a>) -> u32 {
         page.copy_to(&mut self.page);
-        self.checksums.push(checksums::of_block(&self.page.0));
         self.pages.push(page);
+        checksums::of_block(&self.page.0)
     }
 
     fn end(&self) -> Option<u64> {
@@ -248,11 +251,9 @@ impl RawImage {
             return Ok(Bytes(0));
         }
         write_pages_at(self.pending.file(), &run.pages, run.start)
-            .and_then(|()| self.spill()?.put(self.block(run.start), &run.checksums))
             .map_err(self.failed("write pages to"))?;
         let bytes = PageCount(run.pages.len() as u64).bytes();
         run.pages.clear();
-        run.checksums.clear();
         Ok(bytes)
     }
 }
