@@ -14,6 +14,7 @@
 //! | [`memory`] | which pages a domain has | `xc_domain_maximum_gpfn`, `xc_get_pfn_type_batch` |
 //! | [`foreign`] | another domain's pages, mapped | `xenforeignmemory_*` |
 //! | [`log_dirty`] | which pages were written | `xc_shadow_control`, `xc_logdirty_control` |
+//! | [`device_model`] | pages marked as written | `xendevicemodel_modified_memory` |
 //! | [`hypercall_buffer`] | memory the hypervisor fills | `xc__hypercall_buffer_*` |
 //! | [`policy`] | CPUID and MSR policy | `xc_cpu_policy_*` |
 //! | [`state`] | TSC, vCPU and device state | `xc_domain_hvm_getcontext`, `xc_hvm_param_get` |
@@ -36,6 +37,7 @@ compile_error!("xen-sys knows Xen's interface on x86-64 Linux only");
 
 mod bindings;
 pub mod control;
+pub mod device_model;
 pub mod domain;
 pub mod error;
 pub mod foreign;
@@ -51,6 +53,7 @@ pub mod state;
 pub mod store;
 
 pub use control::{PAGE_SIZE, Xen};
+pub use device_model::DeviceModel;
 pub use domain::{DomainId, DomainInfo, ShutdownReason};
 pub use error::{CallError, Error};
 pub use foreign::{ForeignMapping, Protection};

@@ -2,7 +2,8 @@
 //!
 //! Nothing is linked, so that one binary starts on a machine with no Xen package and runs in a
 //! dom0 of any supported version. libxenctrl and libxenguest change their names with every Xen
-//! release and must match the hypervisor; libxenforeignmemory and libxenstore have stable names.
+//! release and must match the hypervisor; libxendevicemodel, libxenforeignmemory and libxenstore have
+//! stable names.
 
 use std::path::Path;
 
@@ -213,6 +214,15 @@ impl LibraryNames {
                 package: "libxenforeignmemory1 (Debian) or xen-libs (RPM)".to_owned(),
             },
         }
+    }
+}
+
+/// The names of the emulators' library.
+#[must_use]
+pub fn device_model_names() -> Candidates {
+    Candidates {
+        names: vec!["libxendevicemodel.so.1".to_owned()],
+        package: "libxendevicemodel1 (Debian) or xen-libs (RPM)".to_owned(),
     }
 }
 

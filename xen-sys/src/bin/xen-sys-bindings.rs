@@ -99,6 +99,18 @@ const LIBRARIES: &[Library] = &[
         ],
     },
     Library {
+        name: "xendevicemodel",
+        table: "Xendevicemodel",
+        functions: &[
+            "xendevicemodel_open",
+            "xendevicemodel_close",
+            "xendevicemodel_modified_memory",
+        ],
+        types: &[],
+        constants: &[],
+        imported: &["xentoollog_logger", "xentoollog_level", "domid_t"],
+    },
+    Library {
         name: "xenstore",
         table: "Xenstore",
         functions: &[

@@ -22,6 +22,8 @@ use crate::load::symbols;
 #[rustfmt::skip]
 pub mod xenctrl;
 #[rustfmt::skip]
+pub mod xendevicemodel;
+#[rustfmt::skip]
 pub mod xenforeignmemory;
 #[rustfmt::skip]
 pub mod xenguest;

@@ -1,0 +1,3 @@
+/* What src/bindings/xendevicemodel.rs is generated from. */
+#include <xenctrl.h>
+#include <xendevicemodel.h>
