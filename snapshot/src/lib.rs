@@ -13,6 +13,7 @@ pub mod forecast;
 pub mod guardian;
 pub mod history;
 pub mod image;
+pub mod lineage;
 pub mod page;
 pub mod page_set;
 pub mod plan;

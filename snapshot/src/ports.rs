@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::trailer::Facts;
 use crate::image::{Preamble, Tail};
+use crate::lineage::ImageId;
 use crate::page::GuestPage;
 use crate::page_set::PageSet;
 use crate::policy::Decision;
@@ -80,7 +81,8 @@ pub struct Cpu {
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
 /// `suspend`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
 /// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` had been called, and
-/// `log_dirty_off` if `log_dirty_on` had returned `Ok`.
+/// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
+/// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
 pub trait Domain {
     /// Maps pages for one thread of the copier.
     type Mapper: Mapper + Send;
@@ -122,6 +124,28 @@ pub trait Domain {
     /// # Errors
     /// [`DomainError`]; tracking is off then.
     fn log_dirty_on(&mut self) -> Result<(), DomainError>;
+
+    /// Takes over the dirty tracking that [`Domain::log_dirty_keep`] left on for the image `since`:
+    /// the next fetch shows every page written since that image's cut (and perhaps more). Nobody
+    /// else can take it over from then on.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `Unsupported` if there is any doubt, and then nothing is ours to end.
+    fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError>;
+
+    /// Whether all that was written since tracking began has come to us, or will.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `Unsupported` if somebody else may have fetched dirty pages meanwhile, so
+    /// that the image must be given up.
+    fn log_dirty_holds(&mut self) -> Result<(), DomainError>;
+
+    /// Leaves dirty tracking on for the next increment: what was written since the cut of the
+    /// image `of`, which is complete and has its name, is in the next fetch. The guest runs.
+    ///
+    /// # Errors
+    /// [`DomainError`]; tracking is on and still to be ended.
+    fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError>;
 
     /// Adds to `into` all pages written since tracking began or since the last fetch, and forgets
     /// them. A page written while this runs is in this fetch or in the next. `last` says that the
@@ -315,7 +339,8 @@ pub struct Finished {
 /// left when it is dropped instead.
 pub trait ImageSink: Sync {
     /// Starts the image: the records before the memory, and a place for every page of `pages`.
-    /// Called again, it starts over. Says how much room it may take.
+    /// Called again, it starts over. Says how much room it may take. All pages are written then, or
+    /// for an increment (the preamble says so) those that the guest wrote since its parent's cut.
     ///
     /// # Errors
     /// [`SinkError`].
@@ -360,6 +385,9 @@ pub trait ImageSink: Sync {
 
     /// How many pages are all zero in what has been written so far.
     fn zero_pages(&self) -> PageCount;
+
+    /// How many pages the image holds: all, or those that an increment was given so far.
+    fn held_pages(&self) -> PageCount;
 
     /// The image's final path, for messages and the report.
     fn path(&self) -> &Path;

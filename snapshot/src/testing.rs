@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::image::trailer::Facts;
 use crate::image::{GuestType, Preamble, Record, Tail, libxc};
+use crate::lineage::ImageId;
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
 use crate::page_set::PageSet;
 use crate::policy::StopReason;
@@ -34,6 +35,10 @@ impl Faults {
         let faults = Self::default();
         faults.0.fail_at.set(Some(call));
         faults
+    }
+
+    pub fn fail_at(&self, call: u32) {
+        self.0.fail_at.set(Some(call));
     }
 
     pub fn log(&self) -> Vec<&'static str> {
@@ -66,6 +71,8 @@ pub struct FakeDomain {
     pub faults: Faults,
     pub suspended: bool,
     pub log_dirty: bool,
+    /// It was left on for an increment on that image.
+    pub kept_for: Option<ImageId>,
     /// The limit set by the engine, if it has set one.
     pub throttled: Option<CpuPercent>,
     /// CPU time used so far.
@@ -99,6 +106,7 @@ impl FakeDomain {
             faults: Faults::default(),
             suspended: false,
             log_dirty: false,
+            kept_for: None,
             throttled: None,
             cpu_time: Duration::ZERO,
             limits: vec![],
@@ -114,6 +122,15 @@ impl FakeDomain {
             fetches: 0,
             counter: 100,
         }
+    }
+
+    /// As if nothing had been written since the last fetch.
+    pub fn forget_dirty(&mut self) {
+        self.dirty.clear();
+    }
+
+    pub fn resize_at_next_fetch(&mut self, pages: PageSet) {
+        self.resize = Some((self.fetches + 1, pages));
     }
 
     fn run_a_while(&mut self) {
@@ -158,6 +175,7 @@ impl Domain for FakeDomain {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         })
     }
 
@@ -190,6 +208,26 @@ impl Domain for FakeDomain {
         self.call("log_dirty_on")?;
         assert!(!self.log_dirty, "switched on twice");
         self.log_dirty = true;
+        Ok(())
+    }
+
+    fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
+        self.call("log_dirty_continue")?;
+        assert!(self.log_dirty, "it was left on");
+        match self.kept_for.take_if(|kept| kept == since) {
+            Some(_) => Ok(()),
+            None => Err(DomainError::Unsupported("not tracked since".into())),
+        }
+    }
+
+    fn log_dirty_holds(&mut self) -> Result<(), DomainError> {
+        self.call("log_dirty_holds")
+    }
+
+    fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError> {
+        assert!(!self.suspended && self.log_dirty);
+        self.call("log_dirty_keep")?;
+        self.kept_for = Some(of.clone());
         Ok(())
     }
 
@@ -435,5 +473,8 @@ pub fn some_facts() -> Facts {
         window: Window::default(),
         target: None,
         brownout: None,
+        id: None,
+        parent: None,
+        held_pages: None,
     }
 }

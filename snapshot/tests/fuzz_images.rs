@@ -41,6 +41,7 @@ fn image(compression: Option<Compression>) -> Vec<u8> {
         xen_version: (4, 17),
         static_data: vec![Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])],
         before_memory: vec![],
+        increment: false,
     };
     image.begin(&preamble, &pages).expect("begun");
     for fill in [3, 0] {
@@ -66,6 +67,9 @@ fn image(compression: Option<Compression>) -> Vec<u8> {
         window: Window::default(),
         target: None,
         brownout: None,
+        id: None,
+        parent: None,
+        held_pages: None,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],

@@ -73,7 +73,11 @@ impl EmbeddedGuest {
             link,
             memory: GuestMemory::of(memory, &layout),
             threads: welcome.spec.workload.threads,
-            tracking: Mutex::new(Tracking { tracker, on: false }),
+            tracking: Mutex::new(Tracking {
+                tracker,
+                on: false,
+                kept_for: None,
+            }),
         })
     }
 

@@ -10,6 +10,7 @@ use super::error::GuestError;
 use super::handle::EmbeddedGuest;
 use super::memory::GuestMemory;
 use crate::image::{GuestType, Preamble, Record, Tail, libxc};
+use crate::lineage::ImageId;
 use crate::page::{GuestPage, PageBytes};
 use crate::page_set::PageSet;
 use crate::ports::{Cancel, Cpu, Domain, DomainError, Identity, MappedPages, Mapper, Meanwhile};
@@ -83,6 +84,7 @@ impl Domain for EmbeddedDomain {
             xen_version: (0, 0),
             static_data: Vec::new(),
             before_memory: Vec::new(),
+            increment: false,
         })
     }
 
@@ -106,6 +108,27 @@ impl Domain for EmbeddedDomain {
 
     fn log_dirty_on(&mut self) -> Result<(), DomainError> {
         Ok(self.guest.track()?)
+    }
+
+    fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
+        if self.guest.take_kept(since) {
+            return Ok(());
+        }
+        Err(DomainError::Unsupported(format!(
+            "No increment can be saved of domain {}: its writes have not been tracked since that \
+             image",
+            self.identity.name
+        )))
+    }
+
+    fn log_dirty_holds(&mut self) -> Result<(), DomainError> {
+        // Nobody else can fetch them.
+        Ok(())
+    }
+
+    fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError> {
+        self.guest.keep(of);
+        Ok(())
     }
 
     fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError> {

@@ -9,6 +9,7 @@ use super::domain::{EmbeddedBatch, EmbeddedDomain, EmbeddedMapper};
 use crate::fault;
 use crate::guardian::{Journal, Keeper, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
+use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::{BoxError, Cancel, Cpu, Domain, DomainError, Identity, Mapper, Meanwhile};
 use crate::units::{CpuPercent, Pfn};
@@ -118,6 +119,20 @@ impl Domain for GuardedDomain {
             Err(_) => _ = self.keeper.tell_tracking(false),
         }
         done
+    }
+
+    fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
+        self.domain.log_dirty_continue(since)
+    }
+
+    fn log_dirty_holds(&mut self) -> Result<(), DomainError> {
+        self.domain.log_dirty_holds()
+    }
+
+    fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError> {
+        self.domain.log_dirty_keep(of)?;
+        let _ = self.keeper.tell_tracking(false);
+        Ok(())
     }
 
     fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError> {

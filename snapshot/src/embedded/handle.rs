@@ -18,6 +18,7 @@ use super::spec::GuestSpec;
 use super::state::GuestState;
 use super::sys;
 use super::tracker::{Tracker, TrackerKind, mprotect, pagemap_scan, probe};
+use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::Cancel;
 use crate::units::Pfn;
@@ -42,6 +43,8 @@ pub struct EmbeddedGuest {
 pub(super) struct Tracking {
     pub tracker: Tracker,
     pub on: bool,
+    /// It was left on for an increment on that image.
+    pub kept_for: Option<ImageId>,
 }
 
 /// What comparing a memory with its state record gave.
@@ -142,7 +145,11 @@ impl EmbeddedGuest {
             link,
             memory,
             threads,
-            tracking: Mutex::new(Tracking { tracker, on: false }),
+            tracking: Mutex::new(Tracking {
+                tracker,
+                on: false,
+                kept_for: None,
+            }),
         })
     }
 
@@ -188,6 +195,10 @@ impl EmbeddedGuest {
     /// [`GuestError`]; [`GuestError::Refused`] if it is on already, through whomever.
     pub fn track(&self) -> Result<(), GuestError> {
         let mut tracking = self.tracking();
+        if tracking.kept_for.take().is_some() {
+            tracking.tracker.disable(&self.link)?;
+            tracking.on = false;
+        }
         if tracking.on {
             return Err(self
                 .link
@@ -203,6 +214,19 @@ impl EmbeddedGuest {
         }
         tracking.on = true;
         Ok(())
+    }
+
+    /// Leaves tracking on for an increment on that image; starting it anew ends that.
+    pub fn keep(&self, of: &ImageId) {
+        self.tracking().kept_for = Some(of.clone());
+    }
+
+    /// Takes over the tracking that was left on for an increment on that image, if it was.
+    pub fn take_kept(&self, of: &ImageId) -> bool {
+        self.tracking()
+            .kept_for
+            .take_if(|kept| kept == of)
+            .is_some()
     }
 
     /// Adds the pages written since tracking began or since the last fetch, and forgets them. A

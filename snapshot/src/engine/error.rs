@@ -44,6 +44,12 @@ pub enum SaveError {
         /// Why it cannot be shorter.
         why: &'static str,
     },
+    /// An increment cannot be built on the image that it was to be built on.
+    #[error(
+        "The guest's memory was resized since the image that the increment was to be built on; \
+         nothing was saved"
+    )]
+    BaseLost,
     /// A page that should be there could not be mapped while the guest was suspended.
     #[error("Failed to map {0} of the suspended guest; the image would have a hole")]
     PageLost(Pfn),

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use super::error::{SaveError, chain};
+use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::{Cancel, Domain, DomainError, Meanwhile};
 use crate::units::CpuPercent;
@@ -42,6 +43,22 @@ impl<'a, D: Domain> Guard<'a, D> {
             self.domain.log_dirty_on()?;
             self.log_dirty = true;
         }
+        Ok(())
+    }
+
+    /// Takes over the tracking that an earlier save left on.
+    pub fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
+        if !self.log_dirty {
+            self.domain.log_dirty_continue(since)?;
+            self.log_dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves tracking on for the next save.
+    pub fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError> {
+        self.domain.log_dirty_keep(of)?;
+        self.log_dirty = false;
         Ok(())
     }
 

@@ -28,6 +28,7 @@ use window::Cut;
 use crate::forecast::PastWindow;
 use crate::image::Tail;
 use crate::image::trailer::Facts;
+use crate::lineage::{Base, ImageId};
 use crate::page_set::PageSet;
 use crate::policy::Limits;
 use crate::ports::{Cancel, Disks, Domain, DomainError, Event, Finished, ImageSink, Observer};
@@ -89,6 +90,12 @@ pub struct Options {
     pub min_cap: u32,
     /// The windows of earlier saves of this guest, or of others if it has had none.
     pub past: Vec<PastWindow>,
+    /// Which image it is to be; `None` where that cannot be made at random.
+    pub id: Option<ImageId>,
+    /// Only what was written since that image is saved.
+    pub base: Option<Base>,
+    /// Dirty tracking stays on afterwards, for an increment on this image; needs an `id`.
+    pub keep_tracking: bool,
 }
 
 impl Default for Options {
@@ -104,6 +111,9 @@ impl Default for Options {
             on_miss: OnMiss::Proceed,
             min_cap: 20,
             past: vec![],
+            id: ImageId::random().ok(),
+            base: None,
+            keep_tracking: false,
         }
     }
 }
@@ -214,12 +224,20 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
 
     /// Tracks writes from here on, sees which pages there are, and gives each its place.
     fn arm(&mut self) -> Result<PageSet, SaveError> {
-        if self.options.mode != Mode::Plain {
-            self.guest.log_dirty_on()?;
+        match &self.options.base {
+            _ if self.options.mode == Mode::Plain => {}
+            Some(base) => self.guest.log_dirty_continue(&base.parent.id)?,
+            None => self.guest.log_dirty_on()?,
         }
         let pages = self.guest.settled_map(self.cancel)?;
+        if let Some(base) = &self.options.base
+            && base.pages.ranges().ne(pages.ranges())
+        {
+            return Err(SaveError::BaseLost);
+        }
         // After the map: a resize in between would be noticed.
-        let preamble = self.guest.preamble()?;
+        let mut preamble = self.guest.preamble()?;
+        preamble.increment = self.options.base.is_some();
         self.capture.clear();
         let room = self.sink.begin(&preamble, &pages)?;
         if room.free < room.needed {
@@ -236,7 +254,25 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         Ok(pages)
     }
 
+    /// The pages that the first pass copies.
+    fn first_pages(&mut self, pages: &PageSet) -> Result<Phase<PageSet>, SaveError> {
+        if self.options.base.is_none() {
+            return Ok(Phase::Done(pages.clone()));
+        }
+        let mut written = PageSet::new(pages.span());
+        self.guest.fetch_dirty(&mut written, false)?;
+        let holds = self.guest.confine(&mut written, pages)?;
+        Ok(if holds {
+            Phase::Done(written)
+        } else {
+            Phase::Resized
+        })
+    }
+
     fn start_over(&mut self, starts: u32) -> Result<(), SaveError> {
+        if self.options.base.is_some() {
+            return Err(SaveError::BaseLost);
+        }
         if starts == MAX_STARTS {
             return Err(SaveError::KeepsResizing);
         }
@@ -265,6 +301,9 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
             window: cut.window.clone(),
             target,
             brownout: rounds.brownout,
+            id: self.options.id.clone(),
+            parent: self.options.base.as_ref().map(|base| base.parent.clone()),
+            held_pages: None,
         }
     }
 
@@ -273,7 +312,14 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         self.observer.event(&Event::Resumed {
             window: &facts.window,
         });
-        if let Err(error) = self.guest.log_dirty_off() {
+        let keeps = self
+            .options
+            .id
+            .clone()
+            .filter(|_| self.options.keep_tracking);
+        if keeps.is_some() {
+            self.guest.log_dirty_holds()?;
+        } else if let Err(error) = self.guest.log_dirty_off() {
             // Another tool took part of the dirty pages.
             if matches!(error, DomainError::Unsupported(_)) {
                 return Err(error.into());
@@ -289,10 +335,28 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         });
         self.capture.write_to(&*self.sink, self.cancel)?;
         facts.zero_pages = self.sink.zero_pages();
+        facts.held_pages = facts.parent.is_some().then(|| self.sink.held_pages());
         let finished = self.sink.finish(tail, &facts)?;
         // The last moment to stop: the fsync may have taken long.
         SaveError::if_raised(self.cancel)?;
         self.sink.commit()?;
+        if let Some(id) = keeps {
+            self.keep_tracking(&id);
+        }
         Ok((facts, finished))
+    }
+
+    /// The image stands: if it cannot be built on, the next one is a full one.
+    fn keep_tracking(&mut self, id: &ImageId) {
+        let Err(error) = self.guest.log_dirty_keep(id) else {
+            return;
+        };
+        self.observer.event(&Event::Warning(&format!(
+            "the next image of this guest will be a full one: {}",
+            error::chain(&error)
+        )));
+        if let Err(error) = self.guest.log_dirty_off() {
+            self.observer.event(&Event::Warning(&error::chain(&error)));
+        }
     }
 }

@@ -75,7 +75,9 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
     /// Copies while the guest runs, until the policy says that what is left is for the window;
     /// slows the guest if that is what it takes, and lets it run at its own pace again.
     pub(super) fn rounds(&mut self, pages: &PageSet) -> Result<Phase<Rounds>, SaveError> {
-        let mut left = pages.clone();
+        let Phase::Done(mut left) = self.first_pages(pages)? else {
+            return Ok(Phase::Resized);
+        };
         if self.options.mode == Mode::Plain {
             return Ok(Phase::Done(Rounds {
                 done: vec![],

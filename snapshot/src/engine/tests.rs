@@ -1,5 +1,7 @@
 //! The engine against a scripted guest: what is in the image, and what is left when it fails.
 
+mod incremental;
+
 use std::path::{Path, PathBuf};
 
 use super::*;

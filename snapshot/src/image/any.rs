@@ -77,6 +77,9 @@ impl ImageSink for AnyImage {
     fn zero_pages(&self) -> PageCount {
         self.sink().zero_pages()
     }
+    fn held_pages(&self) -> PageCount {
+        self.sink().held_pages()
+    }
     fn path(&self) -> &Path {
         self.sink().path()
     }

@@ -1,5 +1,5 @@
-//! Where the newest copy of each page stands in an image, as runs of pages: for reading any page,
-//! and for comparing images.
+//! Where the newest copy of each page stands in an image, or in a chain of images, as runs of
+//! pages: for reading any page, for comparing images, for making one of a chain.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,7 +7,8 @@ use std::ops::Range;
 use super::libxc::record;
 use super::{ImageError, Reader};
 use crate::page::PAGE_SIZE;
-use crate::units::Pfn;
+use crate::page_set::PageSet;
+use crate::units::{PageCount, Pfn};
 
 /// Pages compared at a time.
 const CHUNK: u64 = 256;
@@ -16,16 +17,49 @@ const CHUNK: u64 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     pages: u64,
-    /// Where the first stands in the stream.
+    /// In which of the images.
+    image: usize,
+    /// Where the first stands in its stream.
     at: u64,
 }
 
-/// The places of all pages of an image.
+/// The places of all pages of a guest, in one image or in a chain of them.
 #[derive(Debug)]
 pub struct PageIndex<'r> {
-    reader: &'r Reader,
+    images: Vec<&'r Reader>,
     /// By the first page's number.
     runs: BTreeMap<u64, Run>,
+}
+
+/// Pages that follow one another in number and in the stream, with their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The first page.
+    pub first: Pfn,
+    run: Run,
+}
+
+impl Stretch {
+    /// How many pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.run.pages
+    }
+
+    /// Cuts off the first pages, at most so many.
+    #[must_use]
+    pub fn split(self, pages: u64) -> (Self, Option<Self>) {
+        let now = pages.min(self.run.pages);
+        let rest = (now < self.run.pages).then(|| Self {
+            first: Pfn(self.first.0 + now),
+            run: self.run.without(now),
+        });
+        let run = Run {
+            pages: now,
+            ..self.run
+        };
+        (Self { run, ..self }, rest)
+    }
 }
 
 impl<'r> PageIndex<'r> {
@@ -35,24 +69,65 @@ impl<'r> PageIndex<'r> {
     /// [`ImageError`].
     pub fn of(reader: &'r Reader) -> Result<Self, ImageError> {
         let mut index = Self {
-            reader,
+            images: vec![],
             runs: BTreeMap::new(),
         };
-        let records = reader.libxc_records().iter();
-        for at in records.filter(|at| at.kind == record::PAGE_DATA) {
-            let (pfns, mut data) = reader.page_entries(at)?;
-            for run in pfns.chunk_by(|a, b| a.0 + 1 == b.0) {
-                let pages = run.len() as u64;
-                index.insert(run[0].0, Run { pages, at: data });
-                data += pages * PAGE_SIZE as u64;
+        index.add(reader)?;
+        Ok(index)
+    }
+
+    /// Reads the page lists of a chain's images, the oldest first. Only the pages that the guest
+    /// had at the last cut are in it.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn of_all(images: &'r [Reader]) -> Result<Self, ImageError> {
+        let mut index = Self {
+            images: vec![],
+            runs: BTreeMap::new(),
+        };
+        for reader in images {
+            index.add(reader)?;
+        }
+        if let Some(existing) = images.last().and_then(Reader::existing) {
+            let mut end = 0;
+            for range in existing.ranges() {
+                index.remove(end..range.start);
+                end = range.end;
             }
+            index.remove(end..u64::MAX);
         }
         Ok(index)
     }
 
+    /// Adds an image's pages, which take the place of those known so far.
+    fn add(&mut self, reader: &'r Reader) -> Result<(), ImageError> {
+        let image = self.images.len();
+        self.images.push(reader);
+        let records = reader.libxc_records().iter();
+        for at in records.filter(|at| at.kind == record::PAGE_DATA) {
+            let (pfns, mut at) = reader.page_entries(at)?;
+            for run in pfns.chunk_by(|a, b| a.0 + 1 == b.0) {
+                let pages = run.len() as u64;
+                self.insert(run[0].0, Run { pages, image, at });
+                at += pages * PAGE_SIZE as u64;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a run, which takes the place of what was known of its pages.
     fn insert(&mut self, first: u64, run: Run) {
-        let end = first + run.pages;
+        self.remove(first..first + run.pages);
+        self.runs.insert(first, run);
+    }
+
+    /// Forgets some pages.
+    fn remove(&mut self, pages: Range<u64>) {
+        let Range { start: first, end } = pages;
+        if first >= end {
+            return;
+        }
         let before = self.runs.range(..first).next_back();
         if let Some((&start, &old)) = before
             && start + old.pages > first
@@ -69,7 +144,43 @@ impl<'r> PageIndex<'r> {
                 self.runs.insert(end, old.without(end - start));
             }
         }
-        self.runs.insert(first, run);
+    }
+
+    /// Which pages there are, in a set that ranges up to the last.
+    #[must_use]
+    pub fn pages(&self) -> PageSet {
+        let end = self
+            .runs
+            .last_key_value()
+            .map_or(0, |(start, run)| start + run.pages);
+        let mut pages = PageSet::new(PageCount(end));
+        for (start, run) in &self.runs {
+            pages.insert_range(*start..start + run.pages);
+        }
+        pages
+    }
+
+    /// All pages in the order in which they stand in the images, the oldest image first: read so,
+    /// each part of a compressed image is unpacked once.
+    #[must_use]
+    pub fn in_file_order(&self) -> Vec<Stretch> {
+        let stretches = self.runs.iter().map(|(&first, &run)| Stretch {
+            first: Pfn(first),
+            run,
+        });
+        let mut stretches: Vec<_> = stretches.collect();
+        stretches.sort_unstable_by_key(|stretch| (stretch.run.image, stretch.run.at));
+        stretches
+    }
+
+    /// Appends the bytes of some pages.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn append(&self, stretch: Stretch, to: &mut Vec<u8>) -> Result<(), ImageError> {
+        let start = to.len();
+        to.resize(start + stretch.run.pages as usize * PAGE_SIZE, 0);
+        self.images[stretch.run.image].read_exact(&mut to[start..], stretch.run.at)
     }
 
     /// How many pages there are.
@@ -115,7 +226,7 @@ impl<'r> PageIndex<'r> {
         let mut pfn = range.start;
         while let Some((start, run)) = self.from(pfn).filter(|(start, _)| *start < range.end) {
             let pages = run.pages.min(range.end - start).min(CHUNK);
-            self.read(run.at, pages, &mut buffer)?;
+            self.read(run, pages, &mut buffer)?;
             let (found, _) = buffer.as_chunks::<PAGE_SIZE>();
             for (number, page) in (start..).zip(found) {
                 take(Pfn(number), page)?;
@@ -125,9 +236,10 @@ impl<'r> PageIndex<'r> {
         Ok(())
     }
 
-    fn read(&self, at: u64, pages: u64, buffer: &mut Vec<u8>) -> Result<(), ImageError> {
+    /// Reads the first pages of a run.
+    fn read(&self, run: Run, pages: u64, buffer: &mut Vec<u8>) -> Result<(), ImageError> {
         buffer.resize(pages as usize * PAGE_SIZE, 0);
-        self.reader.read_exact(buffer, at)
+        self.images[run.image].read_exact(buffer, run.at)
     }
 }
 
@@ -137,6 +249,7 @@ impl Run {
         Self {
             pages: self.pages - pages,
             at: self.at + pages * PAGE_SIZE as u64,
+            ..self
         }
     }
 }
@@ -179,8 +292,8 @@ pub fn compare(
             (None, None) => return Ok(found),
             (Some((start, a)), Some((same, b))) if start == same => {
                 let pages = a.pages.min(b.pages).min(CHUNK);
-                first.read(a.at, pages, &mut one)?;
-                second.read(b.at, pages, &mut two)?;
+                first.read(a, pages, &mut one)?;
+                second.read(b, pages, &mut two)?;
                 for number in 0..pages as usize {
                     let page = number * PAGE_SIZE..(number + 1) * PAGE_SIZE;
                     if one[page.clone()] == two[page] {
@@ -245,6 +358,7 @@ mod tests {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         };
         let mut existing = PageSet::new(PageCount(200));
         existing.insert_range(pages);
@@ -321,11 +435,11 @@ mod tests {
             let dir = tempfile::tempdir().expect("directory");
             image(dir.path(), "x", false, 0..1, &[]);
             let reader = Reader::open(&dir.path().join("x")).expect("readable");
-            let mut index = PageIndex { reader: &reader, runs: BTreeMap::new() };
+            let mut index = PageIndex { images: vec![&reader], runs: BTreeMap::new() };
             let mut want = vec![None; 300];
             for (number, &(first, pages)) in runs.iter().enumerate() {
                 let at = number as u64 * 1_000_000;
-                index.insert(first, Run { pages, at });
+                index.insert(first, Run { pages, image: 0, at });
                 for pfn in first..first + pages {
                     want[pfn as usize] = Some(at + (pfn - first) * PAGE_SIZE as u64);
                 }

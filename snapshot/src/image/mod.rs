@@ -6,10 +6,13 @@
 //! page's slot is), [`checksums`] and [`trailer`] (livesave's own facts, behind what stock tools
 //! read). [`raw`] writes one; [`zst`] writes and reads the compressed kind. [`reader`] reads both,
 //! through [`source`]; [`verify`] looks at all of one, [`index`] finds and compares pages, [`stream`]
-//! gives one to `xl restore`. None knows of domains.
+//! gives one to `xl restore`. [`chain`] is an increment with all that it is built on, [`existing`] the
+//! pages that a guest had. None knows of domains.
 
 pub mod any;
+pub mod chain;
 pub mod checksums;
+pub mod existing;
 pub mod file;
 mod filled;
 #[doc(hidden)]
@@ -28,6 +31,7 @@ pub mod xl_header;
 pub mod zst;
 
 pub use any::AnyImage;
+pub use chain::Chain;
 pub use raw::RawImage;
 pub use reader::{ImageError, Reader};
 pub use stream::Stream;
@@ -82,6 +86,9 @@ impl Record {
     }
 }
 
+/// How the names of livesave's images end: raw ones, compressed ones, increments.
+pub const SUFFIXES: [&str; 3] = [".xl", ".xl.zst", ".xli.zst"];
+
 /// The size of a record's header.
 pub const RECORD_HEADER: u64 = 8;
 
@@ -111,6 +118,8 @@ pub struct Preamble {
     pub static_data: Vec<Record>,
     /// Records between STATIC_DATA_END and the memory (PV: P2M_FRAMES).
     pub before_memory: Vec<Record>,
+    /// The image is an increment: the memory is not whole. Stock tools refuse it then.
+    pub increment: bool,
 }
 
 /// What stands behind the memory: the state at the cut.
@@ -155,7 +164,7 @@ impl Preamble {
         for record in &self.before_memory {
             record.encode_into(&mut stream);
         }
-        let mut out = xl_header::encode(&self.config, stream.len() as u64);
+        let mut out = xl_header::encode(&self.config, stream.len() as u64, self.increment);
         out.extend_from_slice(&stream);
         out
     }
@@ -174,6 +183,7 @@ mod tests {
                 xen_version: (4, 17),
                 static_data: vec![Record::new(libxc::record::X86_CPUID_POLICY, vec![1; 24])],
                 before_memory: vec![],
+                increment: false,
             };
             assert_eq!(
                 preamble.encode().len() % 4096,

@@ -133,6 +133,11 @@ impl RawImage {
 
 impl ImageSink for RawImage {
     fn begin(&mut self, preamble: &Preamble, pages: &PageSet) -> Result<Room, SinkError> {
+        if preamble.increment {
+            // Its slots could not tell a page of zeros from one that it does not have.
+            let source = io::Error::other("an increment is never raw");
+            return Err(self.failed("start")(source));
+        }
         let head = preamble.encode();
         self.layout = Layout::new(head.len() as u64, pages);
         self.filled = Filled::none_of(pages);
@@ -207,6 +212,10 @@ impl ImageSink for RawImage {
         PageCount(self.layout.page_count().0 - self.filled.count().0)
     }
 
+    fn held_pages(&self) -> PageCount {
+        self.layout.page_count()
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }
@@ -276,6 +285,7 @@ mod tests {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         }
     }
 

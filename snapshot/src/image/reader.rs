@@ -4,6 +4,7 @@
 //! anything is allocated for them, and what is wrong is reported with its place.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::checksums::RawChecksums;
@@ -11,8 +12,9 @@ use super::libxc::{self, page_type, record};
 use super::source::{ReadAt, Source, SourceError};
 use super::stream::{ReaderStream, Stream};
 use super::trailer::{self, Facts, Trailer};
-use super::{GuestType, MAX_RECORD, RECORD_HEADER, Record, libxl, xl_header};
+use super::{GuestType, MAX_RECORD, RECORD_HEADER, Record, existing, libxl, xl_header};
 use crate::page::{PAGE_SIZE, PageBytes};
+use crate::page_set::PageSet;
 use crate::units::Pfn;
 
 /// No record but PAGE_DATA is longer (the largest, an HVM context, is some hundred KiB).
@@ -35,6 +37,18 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// What an increment is built on is missing.
+    #[error(
+        "Image {path} is an increment on an image of {cut} ({file}), which is not in its directory"
+    )]
+    Incomplete {
+        /// The increment's path.
+        path: PathBuf,
+        /// The name of the missing file when the increment was made.
+        file: String,
+        /// Its cut.
+        cut: String,
     },
     /// The file is not an image, or a damaged one.
     #[error("Image {path} is not usable: {what} (at byte {offset})")]
@@ -69,12 +83,14 @@ pub struct Reader {
     /// Where it ends.
     end: u64,
     config: Vec<u8>,
+    increment: bool,
     guest: GuestType,
     xen_version: (u32, u32),
     libxc: Vec<RecordAt>,
     libxl: Vec<RecordAt>,
     trailer: Option<Trailer>,
     raw_checksums: Option<RawChecksums>,
+    existing: Option<PageSet>,
 }
 
 impl Reader {
@@ -114,12 +130,14 @@ impl Reader {
             start: 0,
             end: 0,
             config: vec![],
+            increment: false,
             guest: GuestType::Hvm,
             xen_version: (0, 0),
             libxc: vec![],
             libxl: vec![],
             trailer: None,
             raw_checksums: None,
+            existing: None,
         };
         reader.walk()?;
         Ok(reader)
@@ -127,10 +145,12 @@ impl Reader {
 
     fn walk(&mut self) -> Result<(), ImageError> {
         let fixed = self.array(0)?;
-        let config_len = xl_header::decode(&fixed).map_err(|what| self.damaged(0, what))?;
+        let fixed = xl_header::decode(&fixed).map_err(|what| self.damaged(0, what))?;
+        self.increment = fixed.increment;
         let mut at = xl_header::FIXED;
-        self.config = self.bytes(at, u64::from(config_len))?;
-        at += u64::from(config_len);
+        let config_len = u64::from(fixed.config_len);
+        self.config = self.bytes(at, config_len)?;
+        at += config_len;
         self.start = at;
         let header = self.array(at)?;
         libxl::decode_header(&header).map_err(|what| self.damaged(at, what))?;
@@ -189,6 +209,9 @@ impl Reader {
         let placed = self.source.trailer().map_err(|error| self.failed(error))?;
         let packed = self.source.packed().is_some();
         let Some((at, length)) = placed else {
+            if self.increment {
+                return Err(self.damaged(self.end, "an increment has no livesave trailer"));
+            }
             if self.end == self.source.stream_len() {
                 return Ok(());
             }
@@ -208,6 +231,19 @@ impl Reader {
             None if packed || at == self.end => None,
             _ => return Err(wrong("livesave's trailer is not where it should be")),
         };
+        let facts = &trailer.facts;
+        let described = [facts.parent.is_some(), trailer.existing.is_some(), packed];
+        if self.increment && described != [true; 3]
+            || !self.increment && described[..2] != [false; 2]
+        {
+            return Err(wrong(
+                "livesave's trailer and the header do not agree whether it is an increment",
+            ));
+        }
+        self.existing = match &trailer.existing {
+            Some(body) => Some(existing::decode(body, facts.memory_pages).map_err(wrong)?),
+            None => None,
+        };
         self.trailer = Some(trailer);
         Ok(())
     }
@@ -217,6 +253,40 @@ impl Reader {
     pub fn config(&self) -> &[u8] {
         let text = self.config.strip_suffix(&[0]).unwrap_or(&self.config);
         text.trim_ascii_end()
+    }
+
+    /// Whether it is an increment: what it is built on belongs to it.
+    #[must_use]
+    pub fn is_increment(&self) -> bool {
+        self.increment
+    }
+
+    /// The pages that the guest had, of an increment.
+    #[must_use]
+    pub fn existing(&self) -> Option<&PageSet> {
+        self.existing.as_ref()
+    }
+
+    /// Where the page records stand in the stream; a place between records if there are none.
+    #[must_use]
+    pub fn memory(&self) -> Range<u64> {
+        let end_of = |at: &RecordAt| at.offset + at.length.next_multiple_of(8);
+        let mut records = self.libxc.iter();
+        let pages = |at: &&RecordAt| at.kind == record::PAGE_DATA;
+        match (records.clone().find(pages), records.clone().rfind(pages)) {
+            (Some(first), Some(last)) => first.offset - RECORD_HEADER..end_of(last),
+            _ => {
+                let place = records
+                    .rfind(|at| at.kind == record::STATIC_DATA_END)
+                    .map_or(self.end, end_of);
+                place..place
+            }
+        }
+    }
+
+    /// The stream behind the xl header, up to the libxl END record.
+    pub(super) fn body(&self) -> Range<u64> {
+        self.start..self.end
     }
 
     /// The guest's type.

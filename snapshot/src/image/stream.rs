@@ -51,7 +51,7 @@ impl<'a> ReaderStream<'a> {
         body: Range<u64>,
         config: &[u8],
     ) -> Self {
-        let header = xl_header::encode(config, 0);
+        let header = xl_header::encode(config, 0, false);
         Self {
             reader,
             holes,
@@ -204,6 +204,7 @@ mod tests {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         };
         let mut bytes = preamble.encode();
         bytes.extend_from_slice(&record::PAGE_DATA.to_le_bytes());
@@ -248,7 +249,7 @@ mod tests {
             let reader = Reader::open(&path).expect("an image");
             let out = all(&mut *reader.stream(b"{\"new\":1}"));
             let header = out[..52].try_into().expect("52 bytes");
-            let skip = 52 + xl_header::decode(&header).expect("a header") as usize;
+            let skip = 52 + xl_header::decode(&header).expect("a header").config_len as usize;
             let text = std::str::from_utf8(&out[52..skip - 1]).expect("text");
             assert_eq!(text.trim_end(), "{\"new\":1}");
             let old = 52 + u32::from_le_bytes(whole[48..52].try_into().expect("4 bytes")) as usize;

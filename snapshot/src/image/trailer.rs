@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checksum;
+use crate::lineage::{ImageId, Parent};
 use crate::policy::StopReason;
 use crate::ports::Identity;
 use crate::report::{Brownout, Round, Target, Window};
@@ -35,6 +36,8 @@ pub const RAW_SUMS: u32 = 2;
 /// Checksum of each frame of a zstd image but the one that this stands in, as it stands in the
 /// file.
 pub const FRAME_SUMS: u32 = 3;
+/// An increment: the pages that the guest had ([`super::existing`]).
+pub const EXISTING: u32 = 4;
 
 /// What livesave knows of an image beyond what stock tools read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +68,15 @@ pub struct Facts {
     /// How the guest was slowed, if it was.
     #[serde(default)]
     pub brownout: Option<Brownout>,
+    /// Which image it is, if it has an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ImageId>,
+    /// An increment: the image that it is built on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// An increment: how many pages it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_pages: Option<PageCount>,
 }
 
 /// A trailer that was read.
@@ -76,6 +88,8 @@ pub struct Trailer {
     pub raw_sums: Option<Vec<u8>>,
     /// The body of section [`FRAME_SUMS`].
     pub frame_sums: Option<Vec<u8>>,
+    /// The body of section [`EXISTING`].
+    pub existing: Option<Vec<u8>>,
 }
 
 /// The bytes of a trailer that starts at `offset` of the file, with the facts and more sections.
@@ -140,7 +154,7 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
     }
     let sections = u32_at(body, 12).unwrap_or(0);
     let mut rest = &body[HEAD..];
-    let (mut facts, mut raw_sums, mut frame_sums) = (None, None, None);
+    let (mut facts, mut raw_sums, mut frame_sums, mut existing) = (None, None, None, None);
     for _ in 0..sections {
         let cut_off = "a section of livesave's trailer is cut off";
         let kind = u32_at(rest, 0).ok_or(cut_off)?;
@@ -161,6 +175,7 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
             }
             RAW_SUMS => raw_sums.replace(content.to_vec()).is_some(),
             FRAME_SUMS => frame_sums.replace(content.to_vec()).is_some(),
+            EXISTING => existing.replace(content.to_vec()).is_some(),
             _ => false,
         };
         if known {
@@ -175,6 +190,7 @@ pub fn decode(trailer: &[u8], offset: u64) -> Result<Trailer, &'static str> {
         facts: facts.ok_or("livesave's trailer holds no facts")?,
         raw_sums,
         frame_sums,
+        existing,
     })
 }
 

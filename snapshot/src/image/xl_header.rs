@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | 0 | 32 | magic |
 //! | 32 | 4 | byte order, 0x01020304 in native order |
-//! | 36 | 4 | mandatory flags: JSON configuration 1, stream version 2 = 2 |
+//! | 36 | 4 | mandatory flags: JSON configuration 1, stream version 2 = 2; livesave's increments 0x80000000 |
 //! | 40 | 4 | optional flags, 0 |
 //! | 44 | 4 | length of the optional data that follows |
 //! | 48 | 4 | length of the configuration, its NUL included |
@@ -20,19 +20,26 @@ pub const FIXED: u64 = 52;
 
 const BYTE_ORDER: u32 = 0x0102_0304;
 const MANDATORY: u32 = 3;
+/// Unknown to stock tools, which therefore refuse the file: it is no guest without its chain.
+const INCREMENT: u32 = 1 << 31;
 /// No configuration is that long; a reader does not allocate more for it.
 const MAX_CONFIG: u32 = 16 << 20;
 
 /// The header with a configuration that is padded so that header and a `following` number of bytes
 /// together end at a multiple of the page size, and the stream starts at a multiple of 8.
 #[must_use]
-pub fn encode(config: &[u8], following: u64) -> Vec<u8> {
+pub fn encode(config: &[u8], following: u64, increment: bool) -> Vec<u8> {
     let bare = FIXED + config.len() as u64 + 1;
     let total = (bare + following).next_multiple_of(PAGE_SIZE as u64) - following;
     let config_len = (total - FIXED) as u32;
     let mut out = Vec::with_capacity(total as usize);
     out.extend_from_slice(MAGIC);
-    for field in [BYTE_ORDER, MANDATORY, 0, config_len + 4, config_len] {
+    let flags = if increment {
+        MANDATORY | INCREMENT
+    } else {
+        MANDATORY
+    };
+    for field in [BYTE_ORDER, flags, 0, config_len + 4, config_len] {
         out.extend_from_slice(&field.to_le_bytes());
     }
     out.extend_from_slice(config);
@@ -41,11 +48,20 @@ pub fn encode(config: &[u8], following: u64) -> Vec<u8> {
     out
 }
 
-/// Reads the fixed part; the length of the configuration, or what is wrong.
+/// What the fixed part says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// The length of the configuration.
+    pub config_len: u32,
+    /// Whether the file is an increment.
+    pub increment: bool,
+}
+
+/// Reads the fixed part, or says what is wrong.
 ///
 /// # Errors
 /// A text that says what is wrong.
-pub fn decode(fixed: &[u8; FIXED as usize]) -> Result<u32, &'static str> {
+pub fn decode(fixed: &[u8; FIXED as usize]) -> Result<Fixed, &'static str> {
     if &fixed[..32] != MAGIC {
         return Err("the file does not start as an xl save file does");
     }
@@ -54,14 +70,17 @@ pub fn decode(fixed: &[u8; FIXED as usize]) -> Result<u32, &'static str> {
     if field(32) != BYTE_ORDER {
         return Err("the file was written on a machine of another byte order");
     }
-    if field(36) != MANDATORY {
+    if field(36) & !INCREMENT != MANDATORY {
         return Err("the file's mandatory flags are not those of a version 2 stream");
     }
     let config_len = field(48);
     if config_len == 0 || config_len > MAX_CONFIG || field(44) != config_len + 4 {
         return Err("the length of the configuration is out of bounds");
     }
-    Ok(config_len)
+    Ok(Fixed {
+        config_len,
+        increment: field(36) & INCREMENT != 0,
+    })
 }
 
 #[cfg(test)]
@@ -69,20 +88,33 @@ mod tests {
     use super::*;
 
     fn header() -> [u8; FIXED as usize] {
-        encode(b"{}", 0)[..FIXED as usize]
+        encode(b"{}", 0, false)[..FIXED as usize]
             .try_into()
             .expect("the fixed part")
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let out = encode(b"{\"a\":1}", 100);
+        let out = encode(b"{\"a\":1}", 100, false);
         assert_eq!((out.len() + 100) % PAGE_SIZE, 0);
-        let length = decode(&out[..52].try_into().expect("52 bytes")).expect("a good header");
-        assert_eq!(out.len() as u64, FIXED + u64::from(length));
+        let fixed = decode(&out[..52].try_into().expect("52 bytes")).expect("a good header");
+        assert_eq!(out.len() as u64, FIXED + u64::from(fixed.config_len));
+        assert!(!fixed.increment);
         assert_eq!(out.last(), Some(&0));
         let text = std::str::from_utf8(&out[52..out.len() - 1]).expect("text");
         assert_eq!(text.trim_end(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn an_increment_has_a_flag_that_stock_tools_do_not_know() {
+        let out = encode(b"{}", 0, true);
+        // `XL_MANDATORY_FLAG_ALL` of xl.h.
+        assert_ne!(
+            u32::from_le_bytes([out[36], out[37], out[38], out[39]]) & !3,
+            0
+        );
+        let fixed = decode(&out[..52].try_into().expect("52 bytes")).expect("a good header");
+        assert!(fixed.increment);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Guest {
     /// away when it acknowledges it, so that none tells nothing.
     asked_node: String,
     target_node: String,
+    /// Says that dirty tracking has been left on for an increment ([`super::stamp`]).
+    pub stamp_node: String,
     target: Option<String>,
     /// The hypervisor holds it suspended through us.
     suspended: bool,
@@ -121,6 +123,7 @@ impl Guest {
             shutdown_node: format!("{path}/control/shutdown"),
             asked_node: format!("{path}/livesave-asked"),
             target_node: format!("{path}/memory/target"),
+            stamp_node: format!("{path}/livesave-tracking"),
             target: None,
             suspended: false,
             asked: false,
@@ -186,7 +189,7 @@ impl Guest {
         Ok(changed)
     }
 
-    fn read_target(&self) -> Result<Option<String>, DomainError> {
+    pub fn read_target(&self) -> Result<Option<String>, DomainError> {
         self.store
             .read(&self.target_node)
             .map_err(|error| self.failed("read the memory target of", error))

@@ -19,6 +19,7 @@ mod pulse;
 pub mod restore;
 mod rhythm;
 mod settle;
+mod stamp;
 mod state;
 mod suspend;
 mod sys;
@@ -26,7 +27,7 @@ mod throttle;
 mod xl;
 
 pub use crate::guardian::Recovered;
-pub use domain::XenDomain;
+pub use domain::{Tracked, XenDomain};
 pub use guardian::{guardian_main, recover};
 pub use guarding::Guarding;
 pub use host::fetches_are_costly;

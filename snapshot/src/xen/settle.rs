@@ -5,6 +5,7 @@ use xen_sys::{DomainId, Store, Xen};
 use super::guest::Guest;
 use super::helper;
 use super::open::uuid_text;
+use super::stamp;
 use super::suspend::{self, Handshake, RunState};
 use super::throttle;
 use crate::guardian::{Entry, Journal, Slowed, State, Stop};
@@ -191,6 +192,7 @@ fn act(guest: &mut Guest, entry: &Entry, action: Action) -> Result<String, Domai
                 .xen
                 .log_dirty_disable(guest.id)
                 .map_err(|error| guest.failed("stop tracking the writes of", error))?;
+            stamp::remove(guest)?;
             "its dirty tracking switched off"
         }
     };

@@ -26,6 +26,7 @@ pub(super) fn preamble(xen: &Xen, id: DomainId, config: Vec<u8>) -> Result<Pream
         xen_version: (major.into(), minor.into()),
         static_data,
         before_memory: vec![],
+        increment: false,
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::image::libxc::{page_type, record};
 use crate::page::PAGE_SIZE;
+use crate::page_set::PageSet;
 use crate::units::{PageCount, Pfn};
 
 /// Page numbers in an entry.
@@ -80,6 +81,19 @@ pub struct PfnSet {
 }
 
 impl PfnSet {
+    /// Whether none is outside a set.
+    pub fn all_in(&self, pages: &PageSet) -> bool {
+        let outside = |group: u64, word: u64, bits: u64| {
+            let first = group * GROUP + word * 64;
+            let mut pfns = (0..64).filter(|bit| bits >> bit & 1 == 1);
+            pfns.any(|bit| !pages.contains(Pfn(first + bit)))
+        };
+        self.groups.iter().all(|(&group, words)| {
+            let mut words = (0..).zip(words);
+            !words.any(|(word, &bits)| outside(group, word, bits))
+        })
+    }
+
     /// Adds pages.
     ///
     /// # Errors

@@ -24,11 +24,27 @@ pub fn check(reader: &Reader, seen: &mut PfnSet) -> Result<(), ImageError> {
     } else {
         raw_pages(reader, seen)?;
     }
-    if let Some(facts) = reader.facts()
-        && facts.memory_pages != seen.count()
+    counts(reader, seen)
+}
+
+/// As many pages as livesave says; of an increment none that the guest did not have.
+fn counts(reader: &Reader, seen: &PfnSet) -> Result<(), ImageError> {
+    let Some(facts) = reader.facts() else {
+        return Ok(());
+    };
+    let wrong = |what| Err(reader.damaged(reader.stream_len(), what));
+    let want = if reader.is_increment() {
+        facts.held_pages
+    } else {
+        Some(facts.memory_pages)
+    };
+    if want != Some(seen.count()) {
+        return wrong("it does not hold as many pages as livesave says");
+    }
+    if let Some(existing) = reader.existing()
+        && !seen.all_in(existing)
     {
-        let what = "it does not hold as many pages as livesave says that the guest has";
-        return Err(reader.damaged(reader.stream_len(), what));
+        return wrong("it holds a page that the guest does not have");
     }
     Ok(())
 }
@@ -70,7 +86,7 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
         }
     }
     let end = reader.stream_len();
-    if !static_end || !memory {
+    if !static_end || !memory && !reader.is_increment() {
         return Err(reader.damaged(end, "the image holds no memory"));
     }
     if reader.guest() == GuestType::Hvm && contexts != 1 {

@@ -40,6 +40,7 @@ fn fill(sink: &mut impl ImageSink) {
         xen_version: (4, 17),
         static_data: vec![Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])],
         before_memory: vec![],
+        increment: false,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],

@@ -17,6 +17,7 @@ use super::pipeline::Pipeline;
 use super::record::{self, Builder, Content};
 use super::seek_table::{self, EMPTY, Entry, SKIPPABLE_HEAD};
 use crate::fault;
+use crate::image::existing;
 use crate::image::file::{Existing, PendingFile};
 use crate::image::filled::Filled;
 use crate::image::trailer::{self, Facts};
@@ -46,6 +47,10 @@ pub struct ZstdImage {
     compression: Compression,
     cancel: Cancel,
     pages: PageSet,
+    /// Only some of the pages are written.
+    increment: bool,
+    /// The pages that were written.
+    held: Filled,
     /// The pages whose newest copy holds data; the others are zero.
     filled: Filled,
     /// Page copies with data written so far, those of them that are superseded, and those that
@@ -87,6 +92,8 @@ impl ZstdImage {
             compression,
             cancel,
             pages: PageSet::new(PageCount(0)),
+            increment: false,
+            held: Filled::default(),
             filled: Filled::default(),
             copies: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
@@ -131,6 +138,7 @@ impl ZstdImage {
             return Err(io::Error::other(format!("{pfn} has no place in the image")));
         }
         written.pages += PageCount(1);
+        self.held.set(pfn, true);
         if self.filled.set(pfn, !zero) {
             self.superseded.fetch_add(1, Ordering::Relaxed);
         }
@@ -243,7 +251,8 @@ impl ZstdImage {
         pipeline.submit(Job::Compress(Content::of(tail.encode()), Holds::Other))?;
         pipeline.drain()?;
         let (frames, end) = pipeline.frames();
-        let mut last = facts_frame(&frames, facts, end)?;
+        let existing = self.increment.then(|| existing::encode(&self.pages));
+        let mut last = facts_frame(&frames, facts, existing, end)?;
         let facts_entry = Entry {
             compressed: last.len() as u32,
             content: 0,
@@ -266,9 +275,15 @@ fn no_room(error: &io::Error) -> bool {
 }
 
 /// livesave's facts as a skippable frame that is to stand at `end`.
-fn facts_frame(frames: &[FrameAt], facts: &Facts, end: u64) -> io::Result<Vec<u8>> {
+fn facts_frame(
+    frames: &[FrameAt],
+    facts: &Facts,
+    existing: Option<Vec<u8>>,
+    end: u64,
+) -> io::Result<Vec<u8>> {
     let sums = frames.iter().flat_map(|f| f.sum.to_le_bytes()).collect();
-    let sections = [(trailer::FRAME_SUMS, sums)];
+    let mut sections = vec![(trailer::FRAME_SUMS, sums)];
+    sections.extend(existing.map(|body| (trailer::EXISTING, body)));
     let trailer = trailer::encode(facts, &sections, end + SKIPPABLE_HEAD)?;
     let mut out = FACTS_MAGIC.to_le_bytes().to_vec();
     out.extend_from_slice(&(trailer.len() as u32).to_le_bytes());
@@ -281,6 +296,8 @@ impl ImageSink for ZstdImage {
         let head = preamble.encode();
         let before = head.len() as u64;
         self.pages = pages.clone();
+        self.increment = preamble.increment;
+        self.held = Filled::none_of(pages);
         self.filled = Filled::none_of(pages);
         self.start(head).map_err(self.failed("start"))?;
         let file_system = rustix::fs::fstatvfs(self.pending.file())
@@ -328,7 +345,11 @@ impl ImageSink for ZstdImage {
     }
 
     fn zero_pages(&self) -> PageCount {
-        PageCount(self.pages.count().0 - self.filled.count().0)
+        PageCount(self.held.count().0 - self.filled.count().0)
+    }
+
+    fn held_pages(&self) -> PageCount {
+        self.held.count()
     }
 
     fn path(&self) -> &Path {

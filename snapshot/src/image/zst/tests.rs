@@ -26,6 +26,7 @@ fn preamble() -> Preamble {
         xen_version: (4, 17),
         static_data: vec![],
         before_memory: vec![],
+        increment: false,
     }
 }
 

@@ -24,7 +24,7 @@ use self::host::State;
 use self::identity::{Running, Wanted};
 use self::lock::NameLock;
 pub use self::refusal::Refusal;
-use crate::image::{ImageError, Reader};
+use crate::image::{Chain, ImageError};
 use crate::ports::{BoxError, Cancel};
 use crate::units::{Bytes, PageCount};
 
@@ -137,7 +137,7 @@ impl RestoreError {
 /// A restore that nothing known speaks against.
 #[derive(Debug)]
 pub struct Restore<'a> {
-    reader: &'a Reader,
+    chain: &'a Chain,
     request: Request,
     checked: Checked,
 }
@@ -160,11 +160,12 @@ impl<'a> Restore<'a> {
     /// # Errors
     /// [`RestoreError`].
     pub fn prepare(
-        reader: &'a Reader,
+        chain: &'a Chain,
         request: Request,
         cancel: &Cancel,
     ) -> Result<Self, RestoreError> {
-        reader.check_structure()?;
+        chain.check_structure()?;
+        let reader = chain.newest();
         let facts = reader.facts();
         if facts.is_some_and(|facts| facts.backend == "embedded") {
             return Err(Refusal::Embedded.into());
@@ -173,7 +174,7 @@ impl<'a> Restore<'a> {
         let pages = facts.map(|facts| facts.memory_pages);
         let checked = check(&image, &request, pages, cancel)?;
         Ok(Self {
-            reader,
+            chain,
             request,
             checked,
         })
@@ -201,7 +202,7 @@ impl<'a> Restore<'a> {
         cancel: &Cancel,
         mut progress: impl FnMut(Bytes, Bytes),
     ) -> Result<Restored, RestoreError> {
-        let mut stream = self.reader.stream(&self.checked.config.text());
+        let mut stream = self.chain.stream(&self.checked.config.text())?;
         let total = stream.length();
         let done = feed::restore(
             &mut *stream,
@@ -391,6 +392,7 @@ mod tests {
             xen_version: (0, 0),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         }
         .encode();
         let records = [libxc::record::HVM_CONTEXT, libxc::record::HVM_PARAMS];
@@ -402,7 +404,7 @@ mod tests {
         let facts = trailer::encode(&some_facts(), &[], bytes.len() as u64).expect("encoded");
         bytes.extend_from_slice(&facts);
         std::fs::write(&path, &bytes).expect("written");
-        let reader = Reader::open(&path).expect("an image");
+        let chain = Chain::open(&path).expect("an image");
         let request = Request {
             name: None,
             config: None,
@@ -410,7 +412,7 @@ mod tests {
             silence: Duration::from_secs(1),
             locks: directory.path().to_owned(),
         };
-        let refused = Restore::prepare(&reader, request, &Cancel::new()).expect_err("refused");
+        let refused = Restore::prepare(&chain, request, &Cancel::new()).expect_err("refused");
         assert!(
             matches!(refused, RestoreError::Refused(Refusal::Embedded)),
             "{refused}"

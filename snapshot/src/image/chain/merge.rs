@@ -1,0 +1,151 @@
+//! Makes one full image of a chain.
+
+use super::Chain;
+use crate::image::libxc::record;
+use crate::image::trailer::Facts;
+use crate::image::{ImageError, Preamble, RECORD_HEADER, Reader, Record, Tail};
+use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
+use crate::ports::{BATCH_PAGES, Cancel, Finished, ImageSink, SinkError};
+use crate::units::{PageCount, Pfn};
+
+/// Why a chain was not merged; no image has appeared.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// The chain cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The new image cannot be written.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// It is another tool's, which has nothing to merge.
+    #[error("Image {0} was not made by livesave, so there is nothing to merge")]
+    Foreign(String),
+    /// The user wants to stop.
+    #[error("Interrupted by signal {0}")]
+    Interrupted(i32),
+}
+
+/// Writes the guest as the chain's newest image shows it into a full image of the same identity,
+/// so that increments on that go on with this one. `progress` hears of the pages written so far.
+///
+/// # Errors
+/// [`MergeError`].
+pub fn merge(
+    chain: &Chain,
+    sink: &mut impl ImageSink,
+    cancel: &Cancel,
+    mut progress: impl FnMut(PageCount),
+) -> Result<Finished, MergeError> {
+    let newest = chain.newest();
+    let Some(facts) = newest.facts() else {
+        return Err(MergeError::Foreign(newest.path().display().to_string()));
+    };
+    let index = chain.index()?;
+    sink.begin(&preamble(newest)?, &index.pages())?;
+    let mut batch = Batch::default();
+    let mut done = PageCount(0);
+    for stretch in index.in_file_order() {
+        let mut rest = Some(stretch);
+        while let Some(stretch) = rest {
+            if let Some(signal) = cancel.raised() {
+                return Err(MergeError::Interrupted(signal));
+            }
+            let room = (BATCH_PAGES - batch.pfns.len()) as u64;
+            let (now, later) = stretch.split(room);
+            rest = later;
+            batch
+                .pfns
+                .extend((now.first.0..now.first.0 + now.pages()).map(Pfn));
+            index.append(now, &mut batch.bytes)?;
+            done += PageCount(now.pages());
+            if batch.pfns.len() == BATCH_PAGES {
+                batch.write(sink)?;
+                progress(done);
+            }
+        }
+    }
+    batch.write(sink)?;
+    progress(done);
+    let facts = Facts {
+        parent: None,
+        held_pages: None,
+        zero_pages: sink.zero_pages(),
+        ..facts.clone()
+    };
+    let finished = sink.finish(&tail(newest)?, &facts)?;
+    if let Some(signal) = cancel.raised() {
+        return Err(MergeError::Interrupted(signal));
+    }
+    sink.commit()?;
+    Ok(finished)
+}
+
+/// Pages on their way.
+#[derive(Default)]
+struct Batch {
+    pfns: Vec<Pfn>,
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn write(&mut self, sink: &impl ImageSink) -> Result<(), SinkError> {
+        let (pages, _) = self.bytes.as_chunks::<PAGE_SIZE>();
+        // Pages as the sink takes them are aligned, and in order.
+        let mut pages: Vec<_> = self
+            .pfns
+            .drain(..)
+            .zip(pages.iter().map(|page| PageBytes(*page)))
+            .collect();
+        pages.sort_unstable_by_key(|(pfn, _)| *pfn);
+        let pages: Vec<_> = pages
+            .iter()
+            .map(|(pfn, page)| (*pfn, GuestPage::of(page)))
+            .collect();
+        sink.write(&pages)?;
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+fn preamble(image: &Reader) -> Result<Preamble, ImageError> {
+    let memory = image.memory();
+    let records = image.libxc_records().iter();
+    let before: Result<Vec<Record>, ImageError> = records
+        .take_while(|at| at.offset - RECORD_HEADER < memory.start)
+        .map(|at| image.read(at))
+        .collect();
+    let mut static_data = before?;
+    let end = static_data
+        .iter()
+        .position(|record| record.kind == record::STATIC_DATA_END);
+    let before_memory = match end {
+        Some(end) => {
+            let before_memory = static_data.split_off(end + 1);
+            static_data.pop();
+            before_memory
+        }
+        None => return Err(image.damaged(memory.start, "it has no STATIC_DATA_END record")),
+    };
+    Ok(Preamble {
+        config: image.config().to_vec(),
+        guest: image.guest(),
+        xen_version: image.xen_version(),
+        static_data,
+        before_memory,
+        increment: false,
+    })
+}
+
+fn tail(image: &Reader) -> Result<Tail, ImageError> {
+    let memory = image.memory();
+    let libxc = image.libxc_records().iter();
+    let behind = libxc.filter(|at| at.offset - RECORD_HEADER >= memory.end);
+    Ok(Tail {
+        libxc: behind.map(|at| image.read(at)).collect::<Result<_, _>>()?,
+        libxl: image
+            .libxl_records()
+            .iter()
+            .map(|at| image.read(at))
+            .collect::<Result<_, _>>()?,
+    })
+}

@@ -1,0 +1,140 @@
+//! A chain as the stream that stock `xl restore` reads: each page once, as its newest copy has it.
+
+use super::Chain;
+use crate::image::index::{PageIndex, Stretch};
+use crate::image::libxc::record;
+use crate::image::stream::Stream;
+use crate::image::{ImageError, RECORD_HEADER, Reader, xl_header};
+use crate::page::PAGE_SIZE;
+use crate::units::{Bytes, Pfn};
+use std::ops::Range;
+
+/// Pages in a record, at most: some 256 KiB, as the pieces of a single image are.
+const PAGES: u64 = 64;
+
+/// What comes next.
+enum Next {
+    Header,
+    /// Records of the newest image before its memory.
+    Before,
+    Pages,
+    /// Records behind it.
+    After,
+}
+
+/// The bytes, piece by piece.
+pub(super) struct ChainStream<'a> {
+    newest: &'a Reader,
+    index: PageIndex<'a>,
+    header: Vec<u8>,
+    next: Next,
+    before: Range<u64>,
+    after: Range<u64>,
+    /// What is left to come of the memory.
+    stretches: std::vec::IntoIter<Stretch>,
+    rest: Option<Stretch>,
+    length: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> ChainStream<'a> {
+    pub fn new(chain: &'a Chain, config: &[u8]) -> Result<Self, ImageError> {
+        let newest = chain.newest();
+        let (body, memory) = (newest.body(), newest.memory());
+        let index = chain.index()?;
+        let header = xl_header::encode(config, 0, false);
+        let (before, after) = (body.start..memory.start, memory.end..body.end);
+        let length = header.len() as u64
+            + (before.end - before.start)
+            + record_bytes(index.count())
+            + (after.end - after.start);
+        Ok(Self {
+            newest,
+            stretches: index.in_file_order().into_iter(),
+            index,
+            header,
+            next: Next::Header,
+            before,
+            after,
+            rest: None,
+            length,
+            buffer: vec![],
+        })
+    }
+
+    /// A record with the next pages; empty if none are left.
+    fn record(&mut self) -> Result<(), ImageError> {
+        let (mut pfns, mut parts, mut room) = (vec![], vec![], PAGES);
+        while room > 0
+            && let Some(stretch) = self.rest.take().or_else(|| self.stretches.next())
+        {
+            let (now, rest) = stretch.split(room);
+            self.rest = rest;
+            room -= now.pages();
+            pfns.extend((now.first.0..now.first.0 + now.pages()).map(Pfn));
+            parts.push(now);
+        }
+        self.buffer.clear();
+        if pfns.is_empty() {
+            return Ok(());
+        }
+        let count = pfns.len() as u64;
+        let length = record_bytes(count) - RECORD_HEADER;
+        // At most PAGES pages: it fits.
+        for field in [record::PAGE_DATA, length as u32, count as u32, 0] {
+            self.buffer.extend_from_slice(&field.to_le_bytes());
+        }
+        for pfn in &pfns {
+            // Type 0: ordinary memory.
+            self.buffer.extend_from_slice(&pfn.0.to_le_bytes());
+        }
+        for part in parts {
+            self.index.append(part, &mut self.buffer)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes the records of so many pages take.
+fn record_bytes(pages: u64) -> u64 {
+    pages.div_ceil(PAGES) * (RECORD_HEADER + 8) + pages * (8 + PAGE_SIZE as u64)
+}
+
+impl Stream for ChainStream<'_> {
+    fn length(&self) -> Bytes {
+        Bytes(self.length)
+    }
+
+    fn piece(&mut self) -> Result<&[u8], ImageError> {
+        self.buffer.clear();
+        loop {
+            match self.next {
+                Next::Header => {
+                    self.buffer = std::mem::take(&mut self.header);
+                    self.next = Next::Before;
+                }
+                // A few hundred KiB at most, either.
+                Next::Before => {
+                    let range = &self.before;
+                    self.buffer = self.newest.bytes(range.start, range.end - range.start)?;
+                    self.next = Next::Pages;
+                }
+                Next::Pages => {
+                    self.record()?;
+                    if self.buffer.is_empty() {
+                        self.next = Next::After;
+                    }
+                }
+                Next::After if self.after.is_empty() => return Ok(&[]),
+                Next::After => {
+                    let range = self.after.clone();
+                    self.after = range.end..range.end;
+                    self.buffer = self.newest.bytes(range.start, range.end - range.start)?;
+                }
+            }
+            if !self.buffer.is_empty() {
+                return Ok(&self.buffer);
+            }
+        }
+    }
+}
