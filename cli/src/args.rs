@@ -79,6 +79,10 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Tell in which pages two images differ.
     Diff(DiffArgs),
+    /// Make a full image of an increment and what it is built on.
+    Merge(MergeArgs),
+    /// End the tracking of a domain's writes that incremental saves leave on.
+    Untrack(UntrackArgs),
     /// Save an embedded guest, plainly and live, restore both, and compare: needs no Xen.
     Demo(DemoArgs),
     /// List the images in a directory.
@@ -335,6 +339,33 @@ pub struct ExtractArgs {
     pub output: PathBuf,
 }
 
+/// What to merge.
+#[derive(Args, Debug)]
+pub struct MergeArgs {
+    /// The increment; what it is built on is in the same directory.
+    pub image: PathBuf,
+    /// The full image to write, which must not exist; increments on IMAGE find it in its place if
+    /// it is in their directory and IMAGE is not.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Compress the image: none, or zstd with a level from 1 (the default) to 19.
+    #[arg(long, value_name = "zstd[:LEVEL]", default_value = "none", value_parser = compression)]
+    pub compress: CompressArg,
+    /// Threads that compress [default: one for each CPU, at most 4].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whose writes are no longer to be tracked.
+#[derive(Args, Debug)]
+pub struct UntrackArgs {
+    /// The domain: its number or its name.
+    pub domain: String,
+}
+
 /// What to compare.
 #[derive(Args, Debug)]
 pub struct DiffArgs {
@@ -475,6 +506,8 @@ mod tests {
                 "y",
             ],
             &["livesave", "diff", "a"],
+            &["livesave", "merge", "a"],
+            &["livesave", "untrack"],
         ] {
             assert!(Cli::try_parse_from(line).is_err(), "{line:?}");
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use snapshot::image::Reader;
+use snapshot::image::Chain;
 use snapshot::xen::restore::check_clone;
 
 use crate::args::CloneArgs;
@@ -27,7 +27,7 @@ pub fn run(mut args: CloneArgs) -> Result<()> {
     });
     args.save.output = Some(path.clone());
     let report = save::save(&args.save, &cancel)?;
-    let opened = Reader::open(&path);
+    let opened = Chain::open(&path);
     if !keep {
         // From here on it has no name, and whatever becomes of us, it will be gone with us.
         std::fs::remove_file(&path).with_context(|| {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use snapshot::image::Reader;
-use snapshot::image::index::{Difference, PageIndex, compare, pages_of};
+use snapshot::image::Chain;
+use snapshot::image::index::{Difference, compare, pages_of};
 use snapshot::units::PageCount;
 
 use crate::args::DiffArgs;
@@ -15,8 +15,8 @@ use crate::progress;
 
 /// Compares two images page by page.
 pub fn run(args: &DiffArgs) -> Result<()> {
-    let (first, second) = (Reader::open(&args.first)?, Reader::open(&args.second)?);
-    let (first, second) = (PageIndex::of(&first)?, PageIndex::of(&second)?);
+    let (first, second) = (Chain::open(&args.first)?, Chain::open(&args.second)?);
+    let (first, second) = (first.index()?, second.index()?);
     let total = PageCount(first.count().max(second.count())).bytes();
     let bar = progress::bytes(total.0);
     let done = Cell::new(0);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use snapshot::SaveError;
 use snapshot::image::ImageError;
+use snapshot::image::chain::MergeError;
 use snapshot::ports::{DomainError, SinkError};
 use snapshot::xen::OpenError;
 use snapshot::xen::restore::RestoreError;
@@ -50,7 +51,7 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
         return match error {
             SaveError::Domain(error) => of_domain(error),
             SaveError::Sink(_) => NOT_WRITTEN,
-            SaveError::KeepsResizing => NOT_SAVABLE,
+            SaveError::KeepsResizing | SaveError::BaseLost => NOT_SAVABLE,
             SaveError::TargetMissed { .. } => TARGET_MISSED,
             _ => FAILED,
         };
@@ -73,6 +74,13 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
                 SIGNALLED + *signal as u8
             }
             RestoreError::BadConfig { .. } | RestoreError::Lock { .. } => FAILED,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<MergeError>() {
+        return match error {
+            MergeError::Image(_) | MergeError::Foreign(_) => BAD_IMAGE,
+            MergeError::Sink(_) => NOT_WRITTEN,
+            MergeError::Interrupted(signal) => SIGNALLED + *signal as u8,
         };
     }
     if error.is::<SinkError>() || error.is::<NoRoom>() {

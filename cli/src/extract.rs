@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use snapshot::image::file::{Existing, PendingFile};
-use snapshot::image::index::PageIndex;
-use snapshot::image::{ImageError, Reader};
+use snapshot::image::{Chain, ImageError};
 use snapshot::units::PageCount;
 
 use crate::args::ExtractArgs;
@@ -23,8 +22,8 @@ enum ExtractError {
 
 /// Writes the pages of a range one after the other to a new file.
 pub fn run(args: &ExtractArgs) -> Result<()> {
-    let reader = Reader::open(&args.image)?;
-    let index = PageIndex::of(&reader)?;
+    let chain = Chain::open(&args.image)?;
+    let index = chain.index()?;
     let wanted = args.pfn.end - args.pfn.start;
     let missing = wanted - index.count_in(&args.pfn);
     if missing > 0 {

@@ -77,6 +77,13 @@ fn describe(reader: &Reader, pages: PageCount) {
         "guest",
         &format!("{}, Xen {major}.{minor}", guest_type(reader)),
     );
+    if let Some(parent) = reader.facts().and_then(|facts| facts.parent.as_ref()) {
+        let (file, cut) = (parent.file.escape_debug(), parent.cut.escape_debug());
+        field(
+            "increment",
+            &format!("number {}, on {file} of {cut}", parent.depth),
+        );
+    }
     let size = Bytes(reader.size());
     if reader.is_compressed() {
         let stream = Bytes(reader.stream_len());

@@ -9,6 +9,7 @@ mod extract;
 mod generate;
 mod inspect;
 mod log;
+mod merge;
 mod out;
 #[cfg(test)]
 mod packaged;
@@ -19,6 +20,7 @@ mod recover;
 mod restore;
 mod save;
 mod signals;
+mod untrack;
 mod verify;
 
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Verify(args)) => return verify::run(&args),
         Some(Command::Extract(args)) => extract::run(&args),
         Some(Command::Diff(args)) => compare::run(&args),
+        Some(Command::Merge(args)) => merge::run(&args),
+        Some(Command::Untrack(args)) => untrack::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::List(args)) => list::run(&args),
         Some(Command::Prune(args)) => prune::run(&args),

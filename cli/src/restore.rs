@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use snapshot::image::Reader;
+use snapshot::image::Chain;
 use snapshot::ports::Cancel;
 use snapshot::units::Bytes;
 use snapshot::xen::restore::{Request, Restore, Restored};
@@ -19,10 +19,12 @@ use crate::signals;
 /// Restores a guest.
 pub fn run(args: &RestoreArgs) -> Result<()> {
     let cancel = signals::cancel_on_signals()?;
-    let reader = Reader::open(&args.image)?;
-    warn_of_readers(&args.image)?;
+    let chain = Chain::open(&args.image)?;
+    for image in chain.images() {
+        warn_of_readers(image.path())?;
+    }
     let request = request(args.name.clone(), &args.how);
-    let (restored, summary) = restore(&reader, request, args.quiet, &cancel)?;
+    let (restored, summary) = restore(&chain, request, args.quiet, &cancel)?;
     if args.json {
         line(&serde_json::to_string(&restored).context("Failed to encode the result")?);
     } else if !args.quiet {
@@ -44,12 +46,12 @@ pub fn request(name: Option<String>, how: &HowArgs) -> Request {
 
 /// Restores a guest from an opened image, with a progress bar; also returns a line about it.
 pub fn restore(
-    reader: &Reader,
+    chain: &Chain,
     request: Request,
     quiet: bool,
     cancel: &Cancel,
 ) -> Result<(Restored, String)> {
-    let restore = Restore::prepare(reader, request, cancel)?;
+    let restore = Restore::prepare(chain, request, cancel)?;
     if let Some(warning) = restore.warning() {
         note(&format!("livesave: warning: {warning}"));
     }

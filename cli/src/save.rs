@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use lvm::MemoryOnly;
 use serde::Serialize;
@@ -14,12 +14,12 @@ use snapshot::policy::Limits;
 use snapshot::ports::{Cancel, Domain, Identity};
 use snapshot::units::Bytes;
 use snapshot::xen::{self, Guarding, XenDomain};
-use snapshot::{Mode, OnMiss, Options, Report, Save};
+use snapshot::{Mode, OnMiss, Options, Report, Save, SaveError};
 
 use crate::args::{CompressArg, ModeArg, OnMissArg, SaveArgs, ThrottleArg};
 use crate::out::{self, line, note, span, warn};
 use crate::periodic::prune::{self, Pruned, must_be_ours_alone};
-use crate::periodic::{name, room};
+use crate::periodic::{incremental, name, room};
 use crate::{log, progress, signals};
 
 /// The windows of earlier saves are kept here.
@@ -54,14 +54,37 @@ pub fn run(args: &SaveArgs) -> Result<()> {
 
 /// Saves a domU.
 pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
+    if args.periodic.incremental && args.mode == ModeArg::Plain {
+        bail!("--incremental needs the guest's writes to be tracked, and --mode plain tracks none");
+    }
+    let saved = attempt(args, args.periodic.incremental, cancel);
+    match saved
+        .as_ref()
+        .map_err(|error| error.downcast_ref::<SaveError>())
+    {
+        Err(Some(error @ SaveError::BaseLost)) => {
+            note(&format!("livesave: {error}; saving all of it"));
+            attempt(args, false, cancel)
+        }
+        _ => saved,
+    }
+}
+
+/// Saves a domU, an increment if that is wanted and can be.
+fn attempt(args: &SaveArgs, incremental: bool, cancel: &Cancel) -> Result<Report> {
     let mut domain = XenDomain::open_when_free(&args.domain, args.wait, cancel)?;
     domain.on_notice(Box::new(note));
     if args.throttle_by == ThrottleArg::Pauses {
         domain.throttle_by_pauses();
     }
-    let path = image_path(args, domain.identity());
+    let (base, pages) = if incremental {
+        incremental::base(&domain, &args.periodic)?
+    } else {
+        (None, domain.memory()?)
+    };
+    let path = image_path(args, domain.identity(), base.is_some());
     if let Some(keep) = args.periodic.keep_free() {
-        room::check(&path, largest_for(domain.memory()?), keep)?;
+        room::check(&path, largest_for(pages), keep)?;
     }
     if let Some(dir) = &args.periodic.dir
         && args.periodic.keep.rules().is_some()
@@ -79,7 +102,11 @@ pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
         suspend_timeout: args.timeout,
         silence: args.hang_limit,
     })?;
-    let compression = compression(args.compress, args.threads);
+    let compression = match (&base, args.compress) {
+        // An increment is never raw.
+        (Some(_), CompressArg::None) => compression(CompressArg::Zstd(1), args.threads),
+        (_, asked) => compression(asked, args.threads),
+    };
     let mut sink = AnyImage::create(&path, existing, compression, cancel)?;
     if !args.quiet {
         warn_of_disks(&domain);
@@ -91,7 +118,11 @@ pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
     };
     let history = history();
     let uuid = domain.identity().uuid.clone();
-    let options = options(args, history.of(&uuid));
+    let options = Options {
+        base,
+        keep_tracking: args.periodic.incremental,
+        ..options(args, history.of(&uuid))
+    };
     let report = Save::new(
         &mut domain,
         &mut sink,
@@ -179,6 +210,7 @@ fn options(args: &SaveArgs, past: Vec<PastWindow>) -> Options {
         },
         min_cap: args.min_cap,
         past,
+        ..Options::default()
     }
 }
 
@@ -223,12 +255,13 @@ pub fn copy_threads() -> usize {
 }
 
 /// Where the image goes. Asked when the domain's lock is held, for a name that nobody else takes.
-fn image_path(args: &SaveArgs, identity: &Identity) -> PathBuf {
+fn image_path(args: &SaveArgs, identity: &Identity, increment: bool) -> PathBuf {
     let dir = args.periodic.dir.as_deref().unwrap_or(Path::new(""));
     match &args.output {
         Some(path) => path.clone(),
         None => {
             let suffix = match args.compress {
+                _ if increment => ".xli.zst",
                 CompressArg::None => ".xl",
                 CompressArg::Zstd(_) => ".xl.zst",
             };
@@ -263,10 +296,15 @@ fn summary(report: &Report) -> String {
             span(brownout.cpu_lost_s)
         )
     });
+    let what = report.facts.parent.as_ref().map(|parent| {
+        let held = report.facts.held_pages.unwrap_or_default();
+        format!(", {} written since {}", held.bytes(), parent.file)
+    });
     format!(
-        "Saved {} to {}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}",
+        "Saved {} to {}{}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}",
         report.facts.domain.name,
         report.image,
+        what.unwrap_or_default(),
         report.image_bytes,
         report.allocated_bytes,
         span(report.total_s),

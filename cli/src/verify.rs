@@ -1,38 +1,82 @@
-//! `livesave verify`: whether an image is whole.
+//! `livesave verify`: whether an image is whole, and of an increment all that it is built on.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use snapshot::image::verify::{Course, Kind, Verified, verify};
+use snapshot::image::{Chain, ImageError, Reader};
+use snapshot::ports::Cancel;
 
 use crate::args::VerifyArgs;
 use crate::out::{line, note};
 use crate::save::copy_threads;
 use crate::{exit, progress, signals};
 
-/// Looks at every byte of the image and says what is wrong.
+/// A file that was looked at.
+struct Looked {
+    path: PathBuf,
+    verified: Verified,
+}
+
+/// Looks at every byte of the image, and of what it is built on, and says what is wrong.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let cancel = signals::cancel_on_signals()?;
-    let bar = progress::bytes(args.image.metadata().map_or(0, |found| found.len()));
-    let verified = verify(
-        &args.image,
-        &Course {
-            threads: args.threads.unwrap_or_else(copy_threads),
-            progress: &|bytes| bar.inc(bytes),
-            cancel: &cancel,
-        },
-    )?;
-    bar.finish_and_clear();
-    if let Some(signal) = cancel.raised() {
-        return Ok(ExitCode::from(exit::SIGNALLED + signal as u8));
+    let chain = Chain::open(&args.image);
+    let images = chain.as_ref().map_or(&[][..], Chain::images);
+    let bases = images.iter().rev().skip(1).map(Reader::path);
+    // What was asked for comes first.
+    let mut looked = vec![];
+    for path in std::iter::once(args.image.as_path()).chain(bases) {
+        looked.push(look(path, args, &cancel)?);
+        if let Some(signal) = cancel.raised() {
+            return Ok(ExitCode::from(exit::SIGNALLED + signal as u8));
+        }
     }
-    tell(args, &verified);
-    Ok(if verified.problems.is_empty() {
+    let whole = looked.iter().all(|one| one.verified.problems.is_empty());
+    let missing = missing(&chain, whole);
+    if args.json {
+        line(&json_of(&looked, missing.as_ref()).to_string());
+    } else {
+        tell(&looked, missing.as_ref());
+    }
+    Ok(if whole && missing.is_none() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(exit::BAD_IMAGE)
     })
+}
+
+fn look(path: &Path, args: &VerifyArgs, cancel: &Cancel) -> Result<Looked> {
+    let bar = progress::bytes(path.metadata().map_or(0, |found| found.len()));
+    let verified = verify(
+        path,
+        &Course {
+            threads: args.threads.unwrap_or_else(copy_threads),
+            progress: &|bytes| bar.inc(bytes),
+            cancel,
+        },
+    )?;
+    bar.finish_and_clear();
+    Ok(Looked {
+        path: path.to_owned(),
+        verified,
+    })
+}
+
+/// What the files that were looked at do not tell: a part of the chain, or a page, is missing.
+fn missing(chain: &Result<Chain, ImageError>, whole: bool) -> Option<String> {
+    match chain {
+        Err(error @ ImageError::Incomplete { .. }) => Some(error.to_string()),
+        // The file itself is damaged, and that was told.
+        Err(_) if !whole => None,
+        Err(error) => Some(error.to_string()),
+        Ok(chain) if whole && chain.newest().is_increment() => {
+            chain.index().err().map(|error| error.to_string())
+        }
+        Ok(_) => None,
+    }
 }
 
 fn kind_name(kind: Kind) -> &'static str {
@@ -44,16 +88,15 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-fn tell(args: &VerifyArgs, verified: &Verified) {
-    let path = args.image.display();
-    if args.json {
+fn json_of(looked: &[Looked], missing: Option<&String>) -> Value {
+    let of = |Looked { path, verified }: &Looked| {
         let problems: Vec<_> = verified
             .problems
             .iter()
             .map(|problem| json!({ "offset": problem.offset, "what": problem.what }))
             .collect();
-        let object = json!({
-            "image": path.to_string(),
+        json!({
+            "image": path.display().to_string(),
             "whole": problems.is_empty(),
             "kind": verified.kind.map(kind_name),
             "image_bytes": verified.size,
@@ -61,10 +104,28 @@ fn tell(args: &VerifyArgs, verified: &Verified) {
             "page_copies": verified.copies,
             "checksums": verified.checksums,
             "problems": problems,
-        });
-        line(&object.to_string());
-        return;
+        })
+    };
+    let mut object = looked.first().map_or(Value::Null, of);
+    let bases: Vec<_> = looked.iter().skip(1).map(of).collect();
+    let good = bases.iter().all(|base| base["whole"] == true) && missing.is_none();
+    object["whole"] = json!(object["whole"] == true && good);
+    object["built_on"] = json!(bases);
+    object["missing"] = json!(missing);
+    object
+}
+
+fn tell(looked: &[Looked], missing: Option<&String>) {
+    for Looked { path, verified } in looked {
+        tell_of(path, verified);
     }
+    if let Some(missing) = missing {
+        note(&format!("livesave: {missing}; it cannot be restored"));
+    }
+}
+
+fn tell_of(path: &Path, verified: &Verified) {
+    let path = path.display();
     for problem in &verified.problems {
         note(&format!(
             "{path}: {} (at byte {})",

@@ -30,6 +30,7 @@ fn image(path: &Path, compressed: bool, fill: impl Fn(u64) -> u8) {
         xen_version: (4, 17),
         static_data: vec![],
         before_memory: vec![],
+        increment: false,
     };
     image.begin(&preamble, &pages).expect("begun");
     for pfn in 0..PAGES {
@@ -54,6 +55,9 @@ fn image(path: &Path, compressed: bool, fill: impl Fn(u64) -> u8) {
         window: Window::default(),
         target: None,
         brownout: None,
+        id: None,
+        parent: None,
+        held_pages: None,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 5])],

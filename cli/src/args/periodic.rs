@@ -23,6 +23,16 @@ pub struct PeriodicArgs {
     #[arg(long, value_name = "SIZE|PERCENT%")]
     pub keep_free: Option<KeepFree>,
 
+    /// Save only what the guest wrote since its last image in DIR, where that is certain, and else
+    /// all. Its writes are tracked from then on, until a save without this or `livesave untrack`.
+    #[arg(long, requires = "dir")]
+    pub incremental: bool,
+
+    /// After so many increments the next image is a full one.
+    #[arg(long, value_name = "N", default_value_t = 24, requires = "incremental",
+          value_parser = count())]
+    pub full_every: u32,
+
     /// Which images of the guest in DIR are kept when the new one is on disk and has been checked;
     /// without any, all.
     #[command(flatten)]
@@ -157,6 +167,7 @@ mod tests {
             "livesave web1 --dir d --keep-last 3 --keep-daily 7 --keep-free 10%",
             "livesave save --dir d --keep-monthly 12 -- -web1",
             "livesave web1 -o f --keep-free 1GiB",
+            "livesave web1 --dir d --incremental --full-every 7 --keep-daily 7",
             "livesave prune d --keep-weekly 4 --dry-run --domain web1",
             "livesave status d --max-age 26h",
             "livesave list d --json",
@@ -167,6 +178,9 @@ mod tests {
             "livesave web1 --keep-last 3",
             "livesave save web1 -o f --keep-last 3",
             "livesave web1 --dir d -o f",
+            "livesave web1 --incremental",
+            "livesave web1 --dir d --full-every 7",
+            "livesave web1 --dir d --incremental --full-every 0",
             "livesave web1 --dir d --force",
             "livesave web1 --dir d --keep-last 0",
             "livesave web1 --dir d --keep-free lots",

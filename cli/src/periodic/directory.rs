@@ -8,11 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use snapshot::image::{ImageError, Reader};
+use snapshot::image::{ImageError, Reader, SUFFIXES};
+use snapshot::lineage::{ImageId, Parent};
 use snapshot::ports::Identity;
 use snapshot::units::Bytes;
-
-use super::name::SUFFIXES;
 
 /// A save locks its unfinished file at once after it has made it; one that is this young may be
 /// about to.
@@ -33,6 +32,10 @@ pub struct Image {
     pub allocated: Bytes,
     /// `plain`, `live` or `improved`.
     pub mode: String,
+    /// Which image it is.
+    pub id: Option<ImageId>,
+    /// An increment: what it is built on, which is in the directory.
+    pub parent: Option<Parent>,
     /// How long the guest paused for it, seconds.
     pub pause_s: f64,
     /// Which file it was, whatever has its name later.
@@ -129,6 +132,7 @@ pub fn scan(dir: &Path) -> Result<Listing> {
             listing.add(entry.path(), &metadata);
         }
     }
+    listing.set_aside_incomplete();
     let key = |image: &Image| {
         (
             image.guest.name.clone(),
@@ -147,6 +151,35 @@ pub fn scan(dir: &Path) -> Result<Listing> {
 }
 
 impl Listing {
+    /// The image with that identity, of that guest.
+    pub fn find(&self, id: &ImageId, uuid: &str) -> Option<&Image> {
+        let mut images = self.images.iter();
+        images.find(|image| image.id.as_ref() == Some(id) && image.guest.uuid == uuid)
+    }
+
+    /// Increments of which something that they are built on is missing are no good images.
+    fn set_aside_incomplete(&mut self) {
+        loop {
+            let stands = |image: &Image| match &image.parent {
+                Some(parent) => self.find(&parent.id, &image.guest.uuid).is_some(),
+                None => true,
+            };
+            let (good, incomplete): (Vec<_>, Vec<_>) =
+                self.images.iter().cloned().partition(stands);
+            if incomplete.is_empty() {
+                return;
+            }
+            self.images = good;
+            for image in incomplete {
+                let file = image.parent.map_or_else(String::new, |parent| parent.file);
+                self.damaged.push(Other {
+                    path: image.path,
+                    what: format!("the image that it is built on is missing ({file})"),
+                });
+            }
+        }
+    }
+
     fn add(&mut self, path: PathBuf, metadata: &Metadata) {
         match read(&path, metadata) {
             Ok(Some(image)) => self.images.push(image),
@@ -181,6 +214,8 @@ pub fn read(path: &Path, metadata: &Metadata) -> Result<Option<Image>> {
         bytes: Bytes(reader.size()),
         allocated: allocated(metadata),
         mode: facts.mode.clone(),
+        id: facts.id.clone(),
+        parent: facts.parent.clone(),
         pause_s: facts.window.total_s,
         file: FileId::of(metadata),
     }))

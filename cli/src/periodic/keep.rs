@@ -47,6 +47,8 @@ pub enum Reason {
     Oldest(Rule),
     /// It is the latest good image of its guest.
     Latest,
+    /// An image that is kept is built on it.
+    Base,
 }
 
 impl Rule {
@@ -105,6 +107,7 @@ impl std::fmt::Display for Reason {
             Self::By(rule) => f.write_str(rule.name()),
             Self::Oldest(rule) => write!(f, "{} (the oldest)", rule.name()),
             Self::Latest => f.write_str("the last good image"),
+            Self::Base => f.write_str("an increment is built on it"),
         }
     }
 }

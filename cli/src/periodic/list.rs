@@ -75,20 +75,28 @@ pub fn guest_of(image: &Image, all: &[Image]) -> String {
 }
 
 fn table(images: &[Image]) -> Vec<String> {
-    let head = ["GUEST", "CUT", "SIZE", "ON DISK", "MODE", "PAUSE", "FILE"].map(str::to_owned);
+    let head = ["GUEST", "CUT", "SIZE", "ON DISK", "KIND", "PAUSE", "FILE"].map(str::to_owned);
     let rows = images.iter().map(|image| {
         [
             guest_of(image, images),
             image.cut.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
             image.bytes.to_string(),
             image.allocated.to_string(),
-            image.mode.escape_debug().to_string(),
+            kind_of(image),
             span(image.pause_s),
             name_of(&image.path),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     aligned(&rows, [2, 3, 5])
+}
+
+/// `full`, or which increment since the last full image it is.
+fn kind_of(image: &Image) -> String {
+    match &image.parent {
+        Some(parent) => format!("increment {}", parent.depth),
+        None => "full".into(),
+    }
 }
 
 /// Columns as wide as their widest cell; those named in `right` begin with the blanks.
@@ -141,6 +149,8 @@ pub fn image_json(image: &Image) -> Value {
         "image_bytes": image.bytes,
         "allocated_bytes": image.allocated,
         "mode": image.mode,
+        "id": image.id,
+        "parent": image.parent,
         "pause_s": image.pause_s,
     })
 }

@@ -4,6 +4,7 @@
 //! the image itself.
 
 mod directory;
+pub mod incremental;
 pub mod keep;
 pub mod list;
 pub mod name;

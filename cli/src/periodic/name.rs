@@ -5,10 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use snapshot::image::SUFFIXES;
 use snapshot::ports::Identity;
 
-/// The suffixes of images: raw, and compressed by zstd.
-pub const SUFFIXES: [&str; 2] = [".xl", ".xl.zst"];
 /// An encoded name is not longer, in bytes: file names have 255 at most, and time, number and the
 /// surroundings of an unfinished file's name take some.
 const LONGEST: usize = 140;

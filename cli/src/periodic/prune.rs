@@ -137,6 +137,24 @@ pub fn by_guest(images: &[Image]) -> Vec<Vec<Image>> {
     guests
 }
 
+/// What a kept image is built on is kept. It is never later than the image itself.
+fn keep_bases(verdicts: &mut [Verdict]) {
+    for n in (0..verdicts.len()).rev() {
+        let (before, rest) = verdicts.split_at_mut(n);
+        let kept = rest.first().filter(|verdict| !verdict.reasons.is_empty());
+        let parent = kept.and_then(|verdict| verdict.image.parent.as_ref());
+        let base = parent.and_then(|parent| {
+            let mut before = before.iter_mut();
+            before.find(|verdict| verdict.image.id.as_ref() == Some(&parent.id))
+        });
+        if let Some(base) = base
+            && base.reasons.is_empty()
+        {
+            base.reasons.push(Reason::Base);
+        }
+    }
+}
+
 impl Plan {
     /// Of the guests that are wanted.
     fn new(
@@ -155,7 +173,9 @@ impl Plan {
             let reasons = decide(&cuts, rules, zone).into_iter().rev();
             let verdicts = images.into_iter().zip(reasons);
             let verdicts = verdicts.map(|(image, reasons)| Verdict { image, reasons });
-            plan.guests.push(verdicts.collect());
+            let mut verdicts: Vec<_> = verdicts.collect();
+            keep_bases(&mut verdicts);
+            plan.guests.push(verdicts);
         }
         let dead = |file: &&Unfinished| file.save == SaveState::Dead;
         plan.leftovers = listing.unfinished.iter().filter(dead).cloned().collect();
@@ -168,7 +188,9 @@ impl Plan {
     }
 
     fn carry_out(self, dir: &Path, dry_run: bool) -> Result<Pruned> {
+        // The latest first: a prune that is killed leaves no increment without its base.
         let images = self.verdicts(false).map(|Verdict { image, .. }| image);
+        let images = images.collect::<Vec<_>>().into_iter().rev();
         let images = images.map(|image| (image.path.clone(), image.file, image.allocated));
         let leftovers = self.leftovers.iter();
         let leftovers = leftovers.map(|left| (left.path.clone(), left.file, left.allocated));

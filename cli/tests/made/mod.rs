@@ -1,13 +1,18 @@
 //! Small images, written as livesave writes them.
 
+// Not all who use this use all of it.
+#![allow(dead_code)]
+
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::json;
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
-use snapshot::image::{GuestType, Preamble, RawImage, Record, Tail, libxc};
+use snapshot::image::{AnyImage, Chain, Compression, GuestType, Preamble, Record, Tail, libxc};
+use snapshot::lineage::{Base, ImageId};
 use snapshot::page::PageBytes;
-use snapshot::ports::ImageSink;
+use snapshot::ports::{Cancel, ImageSink};
 use snapshot::report::Window;
 use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet, Pfn};
 
@@ -23,21 +28,36 @@ pub struct Made<'a> {
 
 /// Writes an image.
 pub fn make(path: &Path, made: &Made<'_>) {
+    let image = AnyImage::create(path, Existing::Keep, None, &Cancel::new());
+    write(image.expect("created"), made, 0..PAGES, 7, None);
+}
+
+/// Writes an increment that holds these pages, filled with that byte, on the image `base`.
+pub fn make_on(path: &Path, made: &Made<'_>, base: &Path, pages: Range<u64>, fill: u8) {
+    let compression = Compression {
+        level: 1,
+        threads: 1,
+    };
+    let image = AnyImage::create(path, Existing::Keep, Some(compression), &Cancel::new());
+    let base = Chain::open(base).expect("a chain").base();
+    let base = base.expect("readable").expect("with an identity");
+    write(image.expect("created"), made, pages, fill, Some(base));
+}
+
+fn write(mut image: AnyImage, made: &Made<'_>, held: Range<u64>, fill: u8, base: Option<Base>) {
     let preamble = Preamble {
         config: b"{\"c_info\":{}}".to_vec(),
         guest: GuestType::Hvm,
         xen_version: (4, 17),
         static_data: vec![],
         before_memory: vec![],
+        increment: base.is_some(),
     };
     let mut pages = PageSet::new(PageCount(PAGES));
     pages.insert_range(0..PAGES);
-    let mut image = RawImage::create(path, Existing::Keep).expect("created");
     image.begin(&preamble, &pages).expect("begun");
-    let page = PageBytes([7; PAGE_SIZE]);
-    let all: Vec<_> = (0..PAGES)
-        .map(|pfn| (Pfn(pfn), GuestPage::of(&page)))
-        .collect();
+    let page = PageBytes([fill; PAGE_SIZE]);
+    let all: Vec<_> = held.map(|pfn| (Pfn(pfn), GuestPage::of(&page))).collect();
     image.write(&all).expect("written");
     let facts = json!({
         "livesave": env!("CARGO_PKG_VERSION"),
@@ -50,6 +70,9 @@ pub fn make(path: &Path, made: &Made<'_>) {
         "rounds": [],
         "stop": "plain",
         "window": Window { total_s: 0.25, ..Window::default() },
+        "id": ImageId::random().expect("random"),
+        "parent": base.as_ref().map(|base| &base.parent),
+        "held_pages": base.is_some().then_some(all.len()),
     });
     let facts: Facts = serde_json::from_value(facts).expect("facts");
     let tail = Tail {

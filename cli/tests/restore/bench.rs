@@ -112,6 +112,7 @@ impl Bench {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         };
         let mut bytes = preamble.encode();
         let length = 8 + (8 + 4096) * PAGES;

@@ -283,6 +283,7 @@ fn superseded(directory: &Path) -> Result<()> {
             xen_version: (4, 17),
             static_data: vec![],
             before_memory: vec![],
+            increment: false,
         };
         image.begin(&preamble, &pages)?;
         let all: Vec<_> = (0..)
@@ -316,6 +317,9 @@ fn superseded(directory: &Path) -> Result<()> {
             window: Window::default(),
             target: None,
             brownout: None,
+            id: None,
+            parent: None,
+            held_pages: None,
         };
         let finished = image.finish(&Tail::default(), &facts)?;
         let finish = began.elapsed().as_secs_f64();

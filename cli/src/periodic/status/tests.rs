@@ -17,6 +17,8 @@ fn image(name: &str, uuid: &str, cut: &str) -> Image {
         bytes: Bytes(1000),
         allocated: Bytes(500),
         mode: "improved".into(),
+        id: None,
+        parent: None,
         pause_s: 0.1,
         file: FileId::of(&std::fs::metadata("/").expect("metadata")),
     }
