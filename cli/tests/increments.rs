@@ -56,14 +56,14 @@ fn two_chains() -> tempfile::TempDir {
     };
     with(20, &|m| make(&at("20.xl"), m));
     with(21, &|m| {
-        make_on(&at("21.xli.zst"), m, &at("20.xl"), 1..3, 1)
+        make_on(&at("21.xli.zst"), m, &at("20.xl"), 1..3, 1);
     });
     with(22, &|m| {
-        make_on(&at("22.xli.zst"), m, &at("21.xli.zst"), 2..4, 2)
+        make_on(&at("22.xli.zst"), m, &at("21.xli.zst"), 2..4, 2);
     });
     with(23, &|m| make(&at("23.xl"), m));
     with(24, &|m| {
-        make_on(&at("24.xli.zst"), m, &at("23.xl"), 5..6, 5)
+        make_on(&at("24.xli.zst"), m, &at("23.xl"), 5..6, 5);
     });
     dir
 }

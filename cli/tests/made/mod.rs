@@ -41,10 +41,10 @@ pub fn make_on(path: &Path, made: &Made<'_>, base: &Path, pages: Range<u64>, fil
     let image = AnyImage::create(path, Existing::Keep, Some(compression), &Cancel::new());
     let base = Chain::open(base).expect("a chain").base();
     let base = base.expect("readable").expect("with an identity");
-    write(image.expect("created"), made, pages, fill, Some(base));
+    write(image.expect("created"), made, pages, fill, Some(&base));
 }
 
-fn write(mut image: AnyImage, made: &Made<'_>, held: Range<u64>, fill: u8, base: Option<Base>) {
+fn write(mut image: AnyImage, made: &Made<'_>, held: Range<u64>, fill: u8, base: Option<&Base>) {
     let preamble = Preamble {
         config: b"{\"c_info\":{}}".to_vec(),
         guest: GuestType::Hvm,
@@ -71,7 +71,7 @@ fn write(mut image: AnyImage, made: &Made<'_>, held: Range<u64>, fill: u8, base:
         "stop": "plain",
         "window": Window { total_s: 0.25, ..Window::default() },
         "id": ImageId::random().expect("random"),
-        "parent": base.as_ref().map(|base| &base.parent),
+        "parent": base.map(|base| &base.parent),
         "held_pages": base.is_some().then_some(all.len()),
     });
     let facts: Facts = serde_json::from_value(facts).expect("facts");

@@ -59,6 +59,9 @@ pub struct Report {
     pub brownout: Option<Brownout>,
     /// Seconds from start to end.
     pub total_s: f64,
+    /// What an increment is built on.
+    #[serde(default)]
+    pub parent: Option<serde_json::Value>,
 }
 
 impl Report {

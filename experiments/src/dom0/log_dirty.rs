@@ -52,3 +52,26 @@ pub fn must_be_on(domid: u32) -> Result<()> {
     }
     Ok(())
 }
+
+/// Fetches the dirty pages and has them forgotten, as another tool would.
+pub fn fetch(domid: u32) -> Result<()> {
+    look_at(domid, true)
+}
+
+/// Looks at the dirty pages, as another tool would.
+pub fn look(domid: u32) -> Result<()> {
+    look_at(domid, false)
+}
+
+fn look_at(domid: u32, forget: bool) -> Result<()> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    let pages = xen.maximum_gpfn(domain)? + 1;
+    let mut bitmap = xen.dirty_bitmap(pages)?;
+    if forget {
+        xen.log_dirty_clean(domain, &mut bitmap, pages, false)?;
+    } else {
+        xen.log_dirty_peek(domain, &mut bitmap, pages, false)?;
+    }
+    Ok(())
+}

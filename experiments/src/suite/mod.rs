@@ -12,6 +12,7 @@ pub mod floor;
 pub mod guardian;
 pub mod held;
 pub mod improved;
+pub mod increments;
 pub mod interference;
 pub mod packaged;
 pub mod plan;
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(compressed::tests());
     tests.extend(improved::tests());
     tests.extend(restored::tests());
+    tests.extend(increments::tests());
     tests.extend(failures::tests());
     tests.extend(signals::tests());
     tests.extend(guardian::tests());
