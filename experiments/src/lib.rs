@@ -13,5 +13,6 @@ pub mod dom0;
 pub mod kills;
 pub mod lines;
 pub mod mixed;
+pub mod native;
 pub mod suite;
 pub mod workload;

@@ -9,19 +9,15 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use lvm::MemoryOnly;
+use experiments::native::{self, DIRECTORY, GUEST, median, peak_resident};
 use serde::{Deserialize, Serialize};
-use snapshot::embedded::{Content, EmbeddedDomain, EmbeddedGuest, GuestSpec, guest_main};
-use snapshot::image::RawImage;
-use snapshot::image::file::Existing;
-use snapshot::ports::{Cancel, Silent};
+use snapshot::Options;
+use snapshot::embedded::{Content, EmbeddedGuest, GuestSpec, guest_main};
 use snapshot::units::Bytes;
-use snapshot::{Mode, Options, Save};
 
-const GUEST: &str = "embedded-guest";
 const ONE_SIZE: &str = "one-size";
 /// Turns per size.
 const TURNS: usize = 7;
@@ -30,8 +26,6 @@ const SIZES_GIB: [u64; 2] = [1, 4];
 const CAPTURE: Bytes = Bytes::from_mib(256);
 /// Resident memory beyond the capture buffer, whatever the guest's size.
 const RESIDENT_LIMIT: Bytes = Bytes::from_mib(64);
-/// tmpfs.
-const DIRECTORY: &str = "/dev/shm";
 
 /// What one size gave.
 #[derive(Serialize, Deserialize)]
@@ -174,40 +168,12 @@ fn dd(guest: &EmbeddedGuest, to: &PathBuf, gib: u64) -> Result<f64> {
 
 /// Saves the guest live; how long it took, and the image's size.
 fn save(guest: &Arc<EmbeddedGuest>, to: &Path, threads: usize) -> Result<(f64, u64)> {
-    let mut domain = EmbeddedDomain::new(guest.clone());
-    let mut sink = RawImage::create(to, Existing::Keep)?;
     let options = Options {
-        mode: Mode::Live,
-        suspend_timeout: Duration::from_secs(10),
         capture_memory: CAPTURE,
         threads,
-        backend: "embedded",
-        ..Options::default()
+        ..native::options()
     };
-    let cancel = Cancel::new();
-    let report = Save::new(
-        &mut domain,
-        &mut sink,
-        &mut MemoryOnly,
-        &mut Silent,
-        &cancel,
-        options,
-    )
-    .run()?;
-    drop(sink);
+    let report = native::save(guest, to, None, options)?;
     std::fs::remove_file(to)?;
     Ok((report.total_s, report.image_bytes.0))
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// The peak of this process's resident memory, in bytes.
-fn peak_resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    Ok(kib.context("/proc/self/status has no VmHWM")? * 1024)
 }
