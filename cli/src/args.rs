@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-pub use periodic::{ListArgs, PeriodicArgs, PruneArgs, StatusArgs};
+pub use periodic::{IncrementalArg, ListArgs, PeriodicArgs, PruneArgs, StatusArgs};
 
 pub use self::restore::{CloneArgs, HowArgs, RestoreArgs};
 

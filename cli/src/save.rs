@@ -9,17 +9,18 @@ use serde::Serialize;
 use snapshot::forecast::PastWindow;
 use snapshot::history::History;
 use snapshot::image::file::{Existing, partial_name};
-use snapshot::image::{AnyImage, Compression, largest_for};
+use snapshot::image::{AnyImage, Chain, Compared, Compression, largest_for};
 use snapshot::policy::Limits;
 use snapshot::ports::{Cancel, Domain, Identity};
 use snapshot::units::Bytes;
 use snapshot::xen::{self, Guarding, XenDomain};
 use snapshot::{Mode, OnMiss, Options, Report, Save, SaveError};
 
-use crate::args::{CompressArg, ModeArg, OnMissArg, SaveArgs, ThrottleArg};
+use crate::args::{CompressArg, IncrementalArg, ModeArg, OnMissArg, SaveArgs, ThrottleArg};
 use crate::out::{self, line, note, span, warn};
+use crate::periodic::incremental::Beginning;
 use crate::periodic::prune::{self, Pruned, must_be_ours_alone};
-use crate::periodic::{incremental, name, room};
+use crate::periodic::{name, room};
 use crate::{log, progress, signals};
 
 /// The windows of earlier saves are kept here.
@@ -54,33 +55,41 @@ pub fn run(args: &SaveArgs) -> Result<()> {
 
 /// Saves a domU.
 pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
-    if args.periodic.incremental && args.mode == ModeArg::Plain {
-        bail!("--incremental needs the guest's writes to be tracked, and --mode plain tracks none");
+    let how = args.periodic.incremental;
+    if how.is_some() && args.mode == ModeArg::Plain {
+        bail!("--incremental is for saves of a running guest; --mode plain suspends it first");
     }
-    let saved = attempt(args, args.periodic.incremental, cancel);
+    let saved = attempt(args, how, cancel);
     match saved
         .as_ref()
         .map_err(|error| error.downcast_ref::<SaveError>())
     {
         Err(Some(error @ SaveError::BaseLost)) => {
             note(&format!("livesave: {error}; saving all of it"));
-            attempt(args, false, cancel)
+            attempt(args, None, cancel)
         }
         _ => saved,
     }
 }
 
 /// Saves a domU, an increment if that is wanted and can be.
-fn attempt(args: &SaveArgs, incremental: bool, cancel: &Cancel) -> Result<Report> {
+fn attempt(
+    args: &SaveArgs,
+    incremental: Option<IncrementalArg>,
+    cancel: &Cancel,
+) -> Result<Report> {
     let mut domain = XenDomain::open_when_free(&args.domain, args.wait, cancel)?;
     domain.on_notice(Box::new(note));
     if args.throttle_by == ThrottleArg::Pauses {
         domain.throttle_by_pauses();
     }
-    let (base, pages) = if incremental {
-        incremental::base(&domain, &args.periodic)?
-    } else {
-        (None, domain.memory()?)
+    let Beginning {
+        base,
+        compared,
+        pages,
+    } = match incremental {
+        Some(how) => Beginning::of(&domain, &args.periodic, how)?,
+        None => Beginning::full(&domain)?,
     };
     let path = image_path(args, domain.identity(), base.is_some());
     if let Some(keep) = args.periodic.keep_free() {
@@ -107,7 +116,9 @@ fn attempt(args: &SaveArgs, incremental: bool, cancel: &Cancel) -> Result<Report
         (Some(_), CompressArg::None) => compression(CompressArg::Zstd(1), args.threads),
         (_, asked) => compression(asked, args.threads),
     };
-    let mut sink = AnyImage::create(&path, existing, compression, cancel)?;
+    let sink = AnyImage::create(&path, existing, compression, cancel)?;
+    let index = compared.as_ref().map(Chain::index).transpose()?;
+    let mut sink = Compared::new(sink, index);
     if !args.quiet {
         warn_of_disks(&domain);
     }
@@ -120,7 +131,7 @@ fn attempt(args: &SaveArgs, incremental: bool, cancel: &Cancel) -> Result<Report
     let uuid = domain.identity().uuid.clone();
     let options = Options {
         base,
-        keep_tracking: args.periodic.incremental,
+        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
         ..options(args, history.of(&uuid))
     };
     let report = Save::new(

@@ -2,7 +2,8 @@
 //!
 //! A full image stands alone. An increment holds the pages that were written since the cut of
 //! another image of the same guest, its parent; the two, and what the parent is built on, are a
-//! chain. The guest's dirty tracking stays on in between.
+//! chain. The guest's dirty tracking stays on in between, or all of its memory is compared with that
+//! of the chain.
 
 use std::fmt;
 use std::io;
@@ -82,6 +83,8 @@ pub struct Base {
     pub parent: Parent,
     /// The pages that the guest had at its cut.
     pub pages: PageSet,
+    /// The guest's writes have been tracked since; else its memory is compared.
+    pub tracked: bool,
 }
 
 #[cfg(test)]

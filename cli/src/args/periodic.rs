@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use snapshot::units::Bytes;
 
 use crate::periodic::keep::Rules;
@@ -23,10 +23,12 @@ pub struct PeriodicArgs {
     #[arg(long, value_name = "SIZE|PERCENT%")]
     pub keep_free: Option<KeepFree>,
 
-    /// Save only what the guest wrote since its last image in DIR, where that is certain, and else
-    /// all. Its writes are tracked from then on, until a save without this or `livesave untrack`.
-    #[arg(long, requires = "dir")]
-    pub incremental: bool,
+    /// Save only what the guest wrote since its last image in DIR. Its writes are tracked from then
+    /// on, until a save without this or `livesave untrack`; where it is not certain what it wrote,
+    /// all is saved. With =compared they are not tracked, and its memory is compared with that image.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, value_enum,
+          default_missing_value = "tracked", requires = "dir")]
+    pub incremental: Option<IncrementalArg>,
 
     /// After so many increments the next image is a full one.
     #[arg(long, value_name = "N", default_value_t = 24, requires = "incremental",
@@ -37,6 +39,15 @@ pub struct PeriodicArgs {
     /// without any, all.
     #[command(flatten)]
     pub keep: KeepArgs,
+}
+
+/// How it is known what a guest has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IncrementalArg {
+    /// Its writes are tracked from one save to the next.
+    Tracked,
+    /// All of its memory is read and compared.
+    Compared,
 }
 
 impl PeriodicArgs {
@@ -168,6 +179,8 @@ mod tests {
             "livesave save --dir d --keep-monthly 12 -- -web1",
             "livesave web1 -o f --keep-free 1GiB",
             "livesave web1 --dir d --incremental --full-every 7 --keep-daily 7",
+            "livesave --dir d --incremental web1",
+            "livesave web1 --dir d --incremental=compared",
             "livesave prune d --keep-weekly 4 --dry-run --domain web1",
             "livesave status d --max-age 26h",
             "livesave list d --json",
@@ -179,6 +192,7 @@ mod tests {
             "livesave save web1 -o f --keep-last 3",
             "livesave web1 --dir d -o f",
             "livesave web1 --incremental",
+            "livesave web1 --dir d --incremental=guessed",
             "livesave web1 --dir d --full-every 7",
             "livesave web1 --dir d --incremental --full-every 0",
             "livesave web1 --dir d --force",

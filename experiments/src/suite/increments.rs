@@ -42,10 +42,13 @@ impl Saved {
 
 /// `livesave save DOMAIN --dir DIR --incremental`.
 fn save(bench: &Bench, guest: &Guest, dir: &Path) -> Result<Saved> {
-    let mut command =
-        bench
-            .livesave
-            .command(&["save", &guest.spec.name, "--json", "--incremental", "--dir"]);
+    save_by(bench, guest, dir, "--incremental")
+}
+
+fn save_by(bench: &Bench, guest: &Guest, dir: &Path, how: &str) -> Result<Saved> {
+    let mut command = bench
+        .livesave
+        .command(&["save", &guest.spec.name, "--json", how, "--dir"]);
     let finished = process::start(command.arg(dir))?.wait(LIMIT)?;
     bench.livesave.note(&finished)?;
     if finished.code() != 0 {
@@ -84,16 +87,26 @@ fn untrack(bench: &Bench, guest: &Guest) -> Result<()> {
     bench.must_be_unharmed(guest)
 }
 
-/// A full image and four increments under load, each restored with every page right, and the third
-/// from a merged image too.
+/// A full image, four increments by tracking and one by comparing, under load, each restored with
+/// every page right, and the third from a merged image too.
 fn each_point(bench: &Bench) -> Result<String> {
     let mut guest = bench.guest(Spec::medium)?;
     let dir = bench.images.clone();
     let mut points = Vec::new();
-    for number in 0..5 {
+    for number in 0..6 {
         let before = guest.verify_clean().context("before a save")?.seq;
-        let saved = save(bench, &guest, &dir).with_context(|| format!("save {number}"))?;
-        must_run_tracked(&guest)?;
+        let compared = number == 5;
+        let how = if compared {
+            "--incremental=compared"
+        } else {
+            "--incremental"
+        };
+        let saved = save_by(bench, &guest, &dir, how).with_context(|| format!("save {number}"))?;
+        if compared {
+            bench.must_be_unharmed(&guest)?;
+        } else {
+            must_run_tracked(&guest)?;
+        }
         if saved.is_increment() != (number > 0) {
             bail!("save {number} is of the wrong kind: {}", saved.said);
         }
@@ -152,13 +165,16 @@ fn each_point(bench: &Bench) -> Result<String> {
             .with_context(|| path.display().to_string())?;
         guest.destroy()?;
     }
-    let last = &points[4];
+    let (last, compared) = (&points[4], &points[5]);
     Ok(format!(
-        "full {:.1} MB in {:.1} s, last increment {:.1} MB in {:.1} s, pauses {:.3} and {:.3} s",
+        "full {:.1} MB in {:.1} s, last increment {:.1} MB in {:.1} s (compared {:.1} MB in {:.1} \
+         s), pauses {:.3} and {:.3} s",
         full.3 as f64 / 1e6,
         full.0.took.as_secs_f64(),
         last.3 as f64 / 1e6,
         last.0.took.as_secs_f64(),
+        compared.3 as f64 / 1e6,
+        compared.0.took.as_secs_f64(),
         full.0.report.window.total_s,
         last.0.report.window.total_s
     ))

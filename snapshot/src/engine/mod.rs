@@ -92,7 +92,8 @@ pub struct Options {
     pub past: Vec<PastWindow>,
     /// Which image it is to be; `None` where that cannot be made at random.
     pub id: Option<ImageId>,
-    /// Only what was written since that image is saved.
+    /// Only what was written since that image is saved; if its writes were not tracked, the sink
+    /// compares.
     pub base: Option<Base>,
     /// Dirty tracking stays on afterwards, for an increment on this image; needs an `id`.
     pub keep_tracking: bool,
@@ -226,11 +227,11 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
     fn arm(&mut self) -> Result<PageSet, SaveError> {
         match &self.options.base {
             _ if self.options.mode == Mode::Plain => {}
-            Some(base) => self.guest.log_dirty_continue(&base.parent.id)?,
-            None => self.guest.log_dirty_on()?,
+            Some(base) if base.tracked => self.guest.log_dirty_continue(&base.parent.id)?,
+            _ => self.guest.log_dirty_on()?,
         }
         let pages = self.guest.settled_map(self.cancel)?;
-        if let Some(base) = &self.options.base
+        if let Some(base) = self.tracked_base()
             && base.pages.ranges().ne(pages.ranges())
         {
             return Err(SaveError::BaseLost);
@@ -254,9 +255,14 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         Ok(pages)
     }
 
+    /// The image since whose cut the guest's writes have been tracked.
+    fn tracked_base(&self) -> Option<&Base> {
+        self.options.base.as_ref().filter(|base| base.tracked)
+    }
+
     /// The pages that the first pass copies.
     fn first_pages(&mut self, pages: &PageSet) -> Result<Phase<PageSet>, SaveError> {
-        if self.options.base.is_none() {
+        if self.tracked_base().is_none() {
             return Ok(Phase::Done(pages.clone()));
         }
         let mut written = PageSet::new(pages.span());
@@ -270,7 +276,7 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
     }
 
     fn start_over(&mut self, starts: u32) -> Result<(), SaveError> {
-        if self.options.base.is_some() {
+        if self.tracked_base().is_some() {
             return Err(SaveError::BaseLost);
         }
         if starts == MAX_STARTS {

@@ -7,11 +7,12 @@
 //! read). [`raw`] writes one; [`zst`] writes and reads the compressed kind. [`reader`] reads both,
 //! through [`source`]; [`verify`] looks at all of one, [`index`] finds and compares pages, [`stream`]
 //! gives one to `xl restore`. [`chain`] is an increment with all that it is built on, [`existing`] the
-//! pages that a guest had. None knows of domains.
+//! pages that a guest had, [`compared`] leaves out pages that are as they were. None knows of domains.
 
 pub mod any;
 pub mod chain;
 pub mod checksums;
+pub mod compared;
 pub mod existing;
 pub mod file;
 mod filled;
@@ -32,6 +33,7 @@ pub mod zst;
 
 pub use any::AnyImage;
 pub use chain::Chain;
+pub use compared::Compared;
 pub use raw::RawImage;
 pub use reader::{ImageError, Reader};
 pub use stream::Stream;

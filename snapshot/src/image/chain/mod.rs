@@ -114,6 +114,7 @@ impl Chain {
                 depth: facts.parent.as_ref().map_or(0, |parent| parent.depth) + 1,
             },
             pages: self.pages()?,
+            tracked: true,
         }))
     }
 
