@@ -1,6 +1,6 @@
 //! The entry points of the fuzzers, run on damaged images for a bounded time: two seconds each, or
-//! `LIVESAVE_FUZZ_SECONDS`. What made one fail is kept in the temporary
-//! directory.
+//! `LIVESAVE_FUZZ_SECONDS`. What made one fail is kept in the temporary directory. With
+//! `LIVESAVE_FUZZ_CORPUS=DIR` the undamaged inputs are written there, for cargo-fuzz to begin with.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
 use snapshot::image::{AnyImage, Compression, GuestType, Preamble, Record, Tail, fuzzing, libxc};
+use snapshot::lineage::{ImageId, Parent};
 use snapshot::page::PageBytes;
 use snapshot::policy::StopReason;
 use snapshot::ports::{Cancel, Identity, ImageSink};
@@ -27,7 +28,7 @@ impl Rng {
     }
 }
 
-fn image(compression: Option<Compression>) -> Vec<u8> {
+fn image(compression: Option<Compression>, increment: bool) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("directory");
     let path: &Path = &dir.path().join("image");
     let image = AnyImage::create(path, Existing::Keep, compression, &Cancel::new());
@@ -41,7 +42,7 @@ fn image(compression: Option<Compression>) -> Vec<u8> {
         xen_version: (4, 17),
         static_data: vec![Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])],
         before_memory: vec![],
-        increment: false,
+        increment,
     };
     image.begin(&preamble, &pages).expect("begun");
     for fill in [3, 0] {
@@ -68,8 +69,13 @@ fn image(compression: Option<Compression>) -> Vec<u8> {
         target: None,
         brownout: None,
         id: None,
-        parent: None,
-        held_pages: None,
+        parent: increment.then(|| Parent {
+            id: ImageId::random().expect("random"),
+            file: "full.xl".into(),
+            cut: "2026-11-20T10:00:00Z".into(),
+            depth: 1,
+        }),
+        held_pages: increment.then(|| image.held_pages()),
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],
@@ -116,6 +122,13 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
 }
 
 fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
+    if let Some(corpus) = std::env::var_os("LIVESAVE_FUZZ_CORPUS") {
+        let directory = Path::new(&corpus).join(name);
+        std::fs::create_dir_all(&directory).expect("created");
+        for (number, seed) in seeds.iter().enumerate() {
+            std::fs::write(directory.join(format!("seed-{number}")), seed).expect("kept");
+        }
+    }
     let seconds = std::env::var("LIVESAVE_FUZZ_SECONDS");
     let seconds = seconds.ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -143,7 +156,11 @@ fn images() -> Vec<Vec<u8>> {
         level: 1,
         threads: 1,
     };
-    vec![image(None), image(Some(compression))]
+    vec![
+        image(None, false),
+        image(Some(compression), false),
+        image(Some(compression), true),
+    ]
 }
 
 #[test]

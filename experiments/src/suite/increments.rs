@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Kind::Medium.core("chain_restores_each_point", each_point),
         Kind::Medium.core("increment_only_without_doubt", without_doubt),
-        Kind::Small.core("increment_killed_at_each_point", killed_at_each_point),
+        Kind::Small.in_turn("increment_killed_at_each_point", killed_at_each_point),
     ]
 }
 

@@ -8,6 +8,7 @@ use super::*;
 use crate::image::file::Existing;
 use crate::image::trailer::Facts;
 use crate::image::{Compression, Preamble, RawImage, Record, Tail, ZstdImage, libxc};
+use crate::lineage::{ImageId, Parent};
 use crate::page::{GuestPage, PageBytes};
 use crate::page_set::PageSet;
 use crate::ports::ImageSink;
@@ -33,14 +34,14 @@ fn pages() -> PageSet {
     pages
 }
 
-fn fill(sink: &mut impl ImageSink) {
+fn fill(sink: &mut impl ImageSink, increment: bool) {
     let preamble = Preamble {
         config: b"{\"c_info\":{\"name\":\"x\"}}".to_vec(),
         guest: GuestType::Hvm,
         xen_version: (4, 17),
         static_data: vec![Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])],
         before_memory: vec![],
-        increment: false,
+        increment,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],
@@ -54,7 +55,7 @@ fn fill(sink: &mut impl ImageSink) {
     for round in 0..2 {
         let memory: Vec<_> = pages()
             .iter()
-            .filter(|pfn| round == 0 || pfn.0 == 3)
+            .filter(|pfn| round == 0 && (!increment || pfn.0 % 4 == 1) || pfn.0 == 3)
             .map(|pfn| {
                 let mut page = text.clone();
                 page.0[pfn.0 as usize] = pfn.0 as u8 + round;
@@ -73,6 +74,14 @@ fn fill(sink: &mut impl ImageSink) {
     }
     let facts = Facts {
         memory_pages: pages().count(),
+        id: ImageId::try_from("0".repeat(32)).ok(),
+        parent: increment.then(|| Parent {
+            id: ImageId::try_from("1".repeat(32)).expect("an identity"),
+            file: "full.xl".into(),
+            cut: "2026-11-20T12:00:00Z".into(),
+            depth: 1,
+        }),
+        held_pages: increment.then(|| sink.held_pages()),
         ..some_facts()
     };
     sink.finish(&tail, &facts).expect("finished");
@@ -80,17 +89,30 @@ fn fill(sink: &mut impl ImageSink) {
 }
 
 fn raw() -> Vec<u8> {
-    made(|path| fill(&mut RawImage::create(path, Existing::Keep).expect("created")))
+    made(|path| {
+        fill(
+            &mut RawImage::create(path, Existing::Keep).expect("created"),
+            false,
+        )
+    })
 }
 
 fn zstd() -> Vec<u8> {
+    packed(false)
+}
+
+fn increment() -> Vec<u8> {
+    packed(true)
+}
+
+fn packed(increment: bool) -> Vec<u8> {
     let compression = Compression {
         level: 1,
         threads: 1,
     };
     made(|path| {
         let image = ZstdImage::create(path, Existing::Keep, compression, Cancel::new());
-        fill(&mut image.expect("created"));
+        fill(&mut image.expect("created"), increment);
     })
 }
 
@@ -112,14 +134,15 @@ fn stock() -> Vec<u8> {
 
 #[test]
 fn whole_images_are_found_whole() {
-    for (bytes, kind, copies) in [
-        (raw(), Kind::Raw, 20),
-        (zstd(), Kind::Zstd, 21),
-        (stock(), Kind::Stock, 21),
+    for (bytes, kind, pages, copies) in [
+        (raw(), Kind::Raw, 20, 20),
+        (zstd(), Kind::Zstd, 20, 21),
+        (increment(), Kind::Zstd, 6, 7),
+        (stock(), Kind::Stock, 20, 21),
     ] {
         let verified = verify_of(bytes);
         assert_eq!((verified.kind, &verified.problems), (Some(kind), &vec![]));
-        assert_eq!(verified.pages, PageCount(20));
+        assert_eq!(verified.pages, PageCount(pages));
         assert_eq!(verified.copies, PageCount(copies));
         assert_eq!(verified.checksums > 0, kind != Kind::Stock);
     }
@@ -128,7 +151,7 @@ fn whole_images_are_found_whole() {
 /// All bytes of a zstd image, of a raw one all but the inside of pages, where every 37th.
 #[test]
 fn every_flipped_byte_is_found_and_its_place_named() {
-    for (good, slack) in [(raw(), 4096), (zstd(), u64::MAX)] {
+    for (good, slack) in [(raw(), 4096), (zstd(), u64::MAX), (increment(), u64::MAX)] {
         let start = Reader::of_bytes(good.clone()).expect("readable");
         let memory = start
             .raw_checksums()
@@ -153,7 +176,7 @@ fn every_flipped_byte_is_found_and_its_place_named() {
 
 #[test]
 fn every_cut_is_found() {
-    for good in [raw(), zstd()] {
+    for good in [raw(), zstd(), increment()] {
         for length in (0..good.len()).rev().step_by(13).chain(0..200) {
             let problems = verify_of(good[..length].to_vec()).problems;
             assert!(!problems.is_empty(), "{length} of {}", good.len());
@@ -171,7 +194,7 @@ fn every_cut_is_found() {
 
 #[test]
 fn something_appended_is_found() {
-    for mut good in [raw(), zstd(), stock()] {
+    for mut good in [raw(), zstd(), increment(), stock()] {
         good.extend_from_slice(&[0; 8]);
         assert!(!verify_of(good).problems.is_empty());
     }
@@ -217,12 +240,12 @@ proptest! {
     /// Bytes overwritten anywhere, or a piece cut out: found, unless nothing was changed.
     #[test]
     fn no_damage_passes(
-        compressed in any::<bool>(),
+        kind in 0usize..3,
         at in 0.0..1.0f64,
         junk in prop::collection::vec(any::<u8>(), 1..40),
         remove in any::<bool>(),
     ) {
-        let good = if compressed { zstd() } else { raw() };
+        let good = [raw, zstd, increment][kind]();
         let at = (at * (good.len() - junk.len()) as f64) as usize;
         let range = at..at + junk.len();
         let mut bad = good.clone();
