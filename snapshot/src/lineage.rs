@@ -10,7 +10,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::page_set::PageSet;
+use crate::image::existing::Ranges;
 
 /// Which image: made at random for each save, 32 hexadecimal digits. An image that was merged
 /// out of a chain keeps that of the chain's last, whose content it has.
@@ -82,7 +82,7 @@ pub struct Base {
     /// What the increment will say of it.
     pub parent: Parent,
     /// The pages that the guest had at its cut.
-    pub pages: PageSet,
+    pub pages: Ranges,
     /// The guest's writes have been tracked since; else its memory is compared.
     pub tracked: bool,
 }

@@ -27,6 +27,7 @@ use window::Cut;
 
 use crate::forecast::PastWindow;
 use crate::image::Tail;
+use crate::image::existing::Ranges;
 use crate::image::trailer::Facts;
 use crate::lineage::{Base, ImageId};
 use crate::page_set::PageSet;
@@ -232,7 +233,7 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         }
         let pages = self.guest.settled_map(self.cancel)?;
         if let Some(base) = self.tracked_base()
-            && base.pages.ranges().ne(pages.ranges())
+            && base.pages != Ranges::of(&pages)
         {
             return Err(SaveError::BaseLost);
         }

@@ -1,57 +1,94 @@
 //! The pages that a guest had, as an increment's trailer lists them: ranges of page numbers,
 //! ascending, with a gap between any two; for each the first and the number of pages, u64 both.
 
+use std::ops::Range;
+
 use crate::page_set::PageSet;
-use crate::units::PageCount;
+use crate::units::{PageCount, Pfn};
 
-/// No page has a higher number: x86 has 52 bits of physical address.
-const MAX_PFN: u64 = 1 << 40;
+/// No page has a higher number: an entry of a page record has room for 52 bits.
+const MAX_PFN: u64 = 1 << 52;
 
-/// The section's body.
-#[must_use]
-pub fn encode(pages: &PageSet) -> Vec<u8> {
-    let mut out = vec![];
-    for range in pages.ranges() {
-        out.extend_from_slice(&range.start.to_le_bytes());
-        out.extend_from_slice(&(range.end - range.start).to_le_bytes());
-    }
-    out
-}
+/// Ranges of page numbers, ascending and apart. As a set of bits they would take memory by their
+/// highest number, which a damaged file may choose; so they take it by their number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(Vec<Range<u64>>);
 
-/// Reads the section's body, for a guest of so many pages.
-///
-/// # Errors
-/// A text that says what is wrong.
-pub fn decode(body: &[u8], count: PageCount) -> Result<PageSet, &'static str> {
-    let (entries, rest) = body.as_chunks::<16>();
-    if !rest.is_empty() {
-        return Err("the list of the guest's pages is cut off");
+impl Ranges {
+    /// Those of a set.
+    #[must_use]
+    pub fn of(pages: &PageSet) -> Self {
+        Self(pages.ranges().collect())
     }
-    let mut ranges = Vec::with_capacity(entries.len());
-    let (mut end, mut total) = (None, 0u64);
-    for entry in entries {
-        let (longs, _) = entry.as_chunks::<8>();
-        let (first, pages) = (u64::from_le_bytes(longs[0]), u64::from_le_bytes(longs[1]));
-        let next = first.checked_add(pages).filter(|next| *next <= MAX_PFN);
-        let next = next.filter(|_| pages > 0 && end.is_none_or(|end| end < first));
-        let next = next.ok_or("the list of the guest's pages is out of order")?;
-        ranges.push(first..next);
-        total += pages;
-        end = Some(next);
+
+    /// Of ranges that ascend, and may touch.
+    #[must_use]
+    pub fn joined(ranges: impl Iterator<Item = Range<u64>>) -> Self {
+        let mut joined: Vec<Range<u64>> = vec![];
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => joined.push(range),
+            }
+        }
+        Self(joined)
     }
-    if total != count.0 {
-        return Err("the list of the guest's pages has not as many as livesave says");
+
+    /// The ranges.
+    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.0.iter().cloned()
     }
-    // The set takes a bit for each number up to the last: not more than the pages are worth.
-    let span = end.unwrap_or(0);
-    if span > 64 * total + (1 << 24) {
-        return Err("the guest's pages lie too far apart");
+
+    /// How many pages.
+    #[must_use]
+    pub fn count(&self) -> PageCount {
+        PageCount(self.0.iter().map(|range| range.end - range.start).sum())
     }
-    let mut pages = PageSet::new(PageCount(span));
-    for range in ranges {
-        pages.insert_range(range);
+
+    /// Whether a page is among them.
+    #[must_use]
+    pub fn contains(&self, pfn: Pfn) -> bool {
+        let before = self.0.partition_point(|range| range.end <= pfn.0);
+        self.0
+            .get(before)
+            .is_some_and(|range| range.contains(&pfn.0))
     }
-    Ok(pages)
+
+    /// The section's body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 * self.0.len());
+        for range in &self.0 {
+            out.extend_from_slice(&range.start.to_le_bytes());
+            out.extend_from_slice(&(range.end - range.start).to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads the section's body, for a guest of so many pages.
+    ///
+    /// # Errors
+    /// A text that says what is wrong.
+    pub fn decode(body: &[u8], count: PageCount) -> Result<Self, &'static str> {
+        let (entries, rest) = body.as_chunks::<16>();
+        if !rest.is_empty() {
+            return Err("the list of the guest's pages is cut off");
+        }
+        let mut ranges: Vec<Range<u64>> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let (longs, _) = entry.as_chunks::<8>();
+            let (first, pages) = (u64::from_le_bytes(longs[0]), u64::from_le_bytes(longs[1]));
+            let apart = ranges.last().is_none_or(|last| last.end < first);
+            let end = first.checked_add(pages).filter(|end| *end <= MAX_PFN);
+            let end = end.filter(|_| pages > 0 && apart);
+            ranges.push(first..end.ok_or("the list of the guest's pages is out of order")?);
+        }
+        let ranges = Self(ranges);
+        if ranges.count() != count {
+            return Err("the list of the guest's pages has not as many as livesave says");
+        }
+        Ok(ranges)
+    }
 }
 
 #[cfg(test)]
@@ -69,18 +106,22 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let pages = some();
-        let body = encode(&pages);
+        let ranges = Ranges::of(&pages);
+        let body = ranges.encode();
         assert_eq!(body.len(), 48);
-        assert_eq!(decode(&body, pages.count()), Ok(pages));
+        assert_eq!(Ranges::decode(&body, pages.count()), Ok(ranges.clone()));
+        for pfn in (0..5002).map(Pfn) {
+            assert_eq!(ranges.contains(pfn), pages.contains(pfn), "{pfn}");
+        }
     }
 
     #[test]
     fn nonsense_is_refused() {
         let pages = some();
-        let body = encode(&pages);
+        let body = Ranges::of(&pages).encode();
         let count = pages.count();
-        assert!(decode(&body[..47], count).is_err());
-        assert!(decode(&body, PageCount(count.0 + 1)).is_err());
+        assert!(Ranges::decode(&body[..47], count).is_err());
+        assert!(Ranges::decode(&body, PageCount(count.0 + 1)).is_err());
         let entry = |first: u64, pages: u64| [first.to_le_bytes(), pages.to_le_bytes()].concat();
         for (body, count) in [
             ([entry(5, 2), entry(6, 1)].concat(), 3),
@@ -88,9 +129,19 @@ mod tests {
             ([entry(5, 2), entry(1, 1)].concat(), 3),
             (entry(5, 0), 0),
             (entry(u64::MAX, 2), 2),
-            (entry(1 << 39, 1), 1),
+            (entry(MAX_PFN, 1), 1),
         ] {
-            assert!(decode(&body, PageCount(count)).is_err(), "{body:?}");
+            assert!(Ranges::decode(&body, PageCount(count)).is_err(), "{body:?}");
         }
+    }
+
+    /// Found by a fuzzer: as a set of bits it would have taken 15 GiB.
+    #[test]
+    fn a_huge_guest_takes_no_memory_before_its_pages_are_seen() {
+        let body = [0x0018_394d_2a5e_u64, 0x001c_ffff_ff5e]
+            .map(u64::to_le_bytes)
+            .concat();
+        let read = Ranges::decode(&body, PageCount(0x001c_ffff_ff5e)).expect("two numbers");
+        assert_eq!(read.iter().count(), 1);
     }
 }

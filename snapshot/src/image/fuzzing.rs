@@ -3,10 +3,11 @@
 //! bounds.
 
 use super::checksums::RawChecksums;
+use super::existing::Ranges;
 use super::index::PageIndex;
 use super::verify::{Course, verify_bytes};
 use super::zst::{frame, seek_table};
-use super::{ImageError, Reader, existing, libxc, libxl, trailer, xl_header};
+use super::{ImageError, Reader, libxc, libxl, trailer, xl_header};
 use crate::ports::Cancel;
 use crate::units::PageCount;
 
@@ -57,7 +58,7 @@ pub fn trailers(bytes: &[u8]) {
     }
     let _ = trailer::decode(bytes, 0);
     if let Some((count, body)) = bytes.split_first_chunk() {
-        let _ = existing::decode(body, PageCount(u64::from_le_bytes(*count)));
+        let _ = Ranges::decode(body, PageCount(u64::from_le_bytes(*count)));
     }
     let _ = RawChecksums::decode(bytes, 8, length);
     if let Some(footer) = bytes.last_chunk() {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::existing::Ranges;
 use super::libxc::record;
 use super::{ImageError, Reader};
 use crate::page::PAGE_SIZE;
@@ -91,7 +92,7 @@ impl<'r> PageIndex<'r> {
         }
         if let Some(existing) = images.last().and_then(Reader::existing) {
             let mut end = 0;
-            for range in existing.ranges() {
+            for range in existing.iter() {
                 index.remove(end..range.start);
                 end = range.end;
             }
@@ -146,18 +147,28 @@ impl<'r> PageIndex<'r> {
         }
     }
 
-    /// Which pages there are, in a set that ranges up to the last.
+    /// Which pages there are, in a set that ranges up to the last; `None` where that would take far
+    /// more memory than so many pages are worth.
     #[must_use]
-    pub fn pages(&self) -> PageSet {
-        let end = self
-            .runs
-            .last_key_value()
-            .map_or(0, |(start, run)| start + run.pages);
+    pub fn pages(&self) -> Option<PageSet> {
+        let last = self.runs.last_key_value();
+        let end = last.map_or(0, |(start, run)| start + run.pages);
+        // 4 GiB of page numbers, as guests with little memory have too, and holes beyond.
+        if end > 64 * self.count() + (1 << 24) {
+            return None;
+        }
         let mut pages = PageSet::new(PageCount(end));
         for (start, run) in &self.runs {
             pages.insert_range(*start..start + run.pages);
         }
-        pages
+        Some(pages)
+    }
+
+    /// The same as ranges.
+    #[must_use]
+    pub fn ranges(&self) -> Ranges {
+        let runs = self.runs.iter();
+        Ranges::joined(runs.map(|(start, run)| *start..start + run.pages))
     }
 
     /// All pages in the order in which they stand in the images, the oldest image first: read so,

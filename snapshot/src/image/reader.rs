@@ -8,13 +8,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::checksums::RawChecksums;
+use super::existing::Ranges;
 use super::libxc::{self, page_type, record};
 use super::source::{ReadAt, Source, SourceError};
 use super::stream::{ReaderStream, Stream};
 use super::trailer::{self, Facts, Trailer};
-use super::{GuestType, MAX_RECORD, RECORD_HEADER, Record, existing, libxl, xl_header};
+use super::{GuestType, MAX_RECORD, RECORD_HEADER, Record, libxl, xl_header};
 use crate::page::{PAGE_SIZE, PageBytes};
-use crate::page_set::PageSet;
 use crate::units::Pfn;
 
 /// No record but PAGE_DATA is longer (the largest, an HVM context, is some hundred KiB).
@@ -90,7 +90,7 @@ pub struct Reader {
     libxl: Vec<RecordAt>,
     trailer: Option<Trailer>,
     raw_checksums: Option<RawChecksums>,
-    existing: Option<PageSet>,
+    existing: Option<Ranges>,
 }
 
 impl Reader {
@@ -241,7 +241,7 @@ impl Reader {
             ));
         }
         self.existing = match &trailer.existing {
-            Some(body) => Some(existing::decode(body, facts.memory_pages).map_err(wrong)?),
+            Some(body) => Some(Ranges::decode(body, facts.memory_pages).map_err(wrong)?),
             None => None,
         };
         self.trailer = Some(trailer);
@@ -263,7 +263,7 @@ impl Reader {
 
     /// The pages that the guest had, of an increment.
     #[must_use]
-    pub fn existing(&self) -> Option<&PageSet> {
+    pub fn existing(&self) -> Option<&Ranges> {
         self.existing.as_ref()
     }
 

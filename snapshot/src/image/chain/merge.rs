@@ -41,7 +41,10 @@ pub fn merge(
         return Err(MergeError::Foreign(newest.path().display().to_string()));
     };
     let index = chain.index()?;
-    sink.begin(&preamble(newest)?, &index.pages())?;
+    let pages = index
+        .pages()
+        .ok_or_else(|| newest.damaged(newest.stream_len(), "its pages lie too far apart"))?;
+    sink.begin(&preamble(newest)?, &pages)?;
     let mut batch = Batch::default();
     let mut done = PageCount(0);
     for stretch in index.in_file_order() {

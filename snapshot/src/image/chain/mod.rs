@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 pub use merge::{MergeError, merge};
 
+use super::existing::Ranges;
 use super::index::PageIndex;
 use super::trailer::Facts;
 use super::{ImageError, Reader, SUFFIXES, Stream};
 use crate::lineage::{Base, Parent};
-use crate::page_set::PageSet;
 use crate::units::PageCount;
 
 /// No chain is longer: each increment is opened for every use.
@@ -87,10 +87,10 @@ impl Chain {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn pages(&self) -> Result<PageSet, ImageError> {
+    pub fn pages(&self) -> Result<Ranges, ImageError> {
         Ok(match self.newest().existing() {
             Some(pages) => pages.clone(),
-            None => self.index()?.pages(),
+            None => self.index()?.ranges(),
         })
     }
 

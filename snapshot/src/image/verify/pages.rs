@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::image::existing::Ranges;
 use crate::image::libxc::{page_type, record};
 use crate::page::PAGE_SIZE;
-use crate::page_set::PageSet;
 use crate::units::{PageCount, Pfn};
 
 /// Page numbers in an entry.
@@ -82,7 +82,7 @@ pub struct PfnSet {
 
 impl PfnSet {
     /// Whether none is outside a set.
-    pub fn all_in(&self, pages: &PageSet) -> bool {
+    pub fn all_in(&self, pages: &Ranges) -> bool {
         let outside = |group: u64, word: u64, bits: u64| {
             let first = group * GROUP + word * 64;
             let mut pfns = (0..64).filter(|bit| bits >> bit & 1 == 1);

@@ -90,10 +90,8 @@ fn fill(sink: &mut impl ImageSink, increment: bool) {
 
 fn raw() -> Vec<u8> {
     made(|path| {
-        fill(
-            &mut RawImage::create(path, Existing::Keep).expect("created"),
-            false,
-        )
+        let image = RawImage::create(path, Existing::Keep);
+        fill(&mut image.expect("created"), false);
     })
 }
 

@@ -17,7 +17,7 @@ use super::pipeline::Pipeline;
 use super::record::{self, Builder, Content};
 use super::seek_table::{self, EMPTY, Entry, SKIPPABLE_HEAD};
 use crate::fault;
-use crate::image::existing;
+use crate::image::existing::Ranges;
 use crate::image::file::{Existing, PendingFile};
 use crate::image::filled::Filled;
 use crate::image::trailer::{self, Facts};
@@ -251,7 +251,7 @@ impl ZstdImage {
         pipeline.submit(Job::Compress(Content::of(tail.encode()), Holds::Other))?;
         pipeline.drain()?;
         let (frames, end) = pipeline.frames();
-        let existing = self.increment.then(|| existing::encode(&self.pages));
+        let existing = self.increment.then(|| Ranges::of(&self.pages).encode());
         let mut last = facts_frame(&frames, facts, existing, end)?;
         let facts_entry = Entry {
             compressed: last.len() as u32,
