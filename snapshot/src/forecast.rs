@@ -96,6 +96,9 @@ pub struct Costs {
     pub suspend_s: f64,
     /// Seconds for each page.
     pub page_s: f64,
+    /// Seconds that making memory ready takes for each page, for rounds that go there.
+    #[serde(default)]
+    pub touch_s: f64,
     /// Pages dirtied between the request and the standstill.
     pub extra: f64,
     /// Whether earlier windows were there to learn from.
@@ -104,7 +107,7 @@ pub struct Costs {
 
 impl Costs {
     /// The costs for a guest that dirties `rate` pages per second; `page_s` is the cost of a page
-    /// measured in this save, if it was.
+    /// measured in this save, if it was. What making memory ready takes is not learned.
     #[must_use]
     pub fn learn(past: &[PastWindow], rate: f64, page_s: Option<f64>) -> Self {
         let mut like: Vec<&PastWindow> = past.iter().collect();
@@ -126,6 +129,7 @@ impl Costs {
             fixed_s: median(like.iter().map(|w| w.fixed_s)).unwrap_or(FIXED_S),
             suspend_s: median(like.iter().map(|w| w.suspend_s)).unwrap_or(SUSPEND_S),
             page_s: page.or(page_s).unwrap_or(PAGE_S),
+            touch_s: 0.0,
             extra: extra.unwrap_or(FREEZE_PAGES + TAIL_S * rate).max(0.0),
             learned: !past.is_empty(),
         }

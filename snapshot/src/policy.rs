@@ -61,8 +61,6 @@ pub struct Limits {
     pub worthwhile: f64,
     /// Pages that rounds may hold in memory, the window's included.
     pub room: PageCount,
-    /// Seconds that making ready such memory takes for each page.
-    pub touch_s: f64,
 }
 
 impl Limits {
@@ -85,7 +83,6 @@ impl Default for Limits {
             small_share: 0.01,
             worthwhile: 0.9,
             room: PageCount(0),
-            touch_s: 0.0,
         }
     }
 }
@@ -222,7 +219,7 @@ fn holding_helps(rounds: &[RoundStats], costs: &Costs, limits: &Limits) -> bool 
     let needed = last.left.0 as f64 + HELD_EXTRA * costs.extra;
     // In the time that a page takes, so many are dirtied.
     let rate = dirty_rate(rounds);
-    let (first, share) = (rate * (costs.page_s + limits.touch_s), rate * costs.page_s);
+    let (first, share) = (rate * (costs.page_s + costs.touch_s), rate * costs.page_s);
     needed <= limits.room.0 as f64
         && first <= remaining_share(last)
         && share <= limits.worthwhile.min(MUCH_LESS * remaining_share(last))

@@ -39,7 +39,6 @@ fn options(mode: Mode) -> Options {
         small_enough: PageCount(0),
         small_share: 0.0,
         worthwhile: 10.0,
-        touch_s: 0.0,
     };
     Options {
         mode,

@@ -47,6 +47,8 @@ struct Course {
     hot_now: PageSet,
     /// What a page costs in the window, measured in this save.
     page_s: Option<f64>,
+    /// What making memory ready for a page costs, measured in this save.
+    touch_s: f64,
     goal: Goal,
     /// Rounds go to memory by now.
     held: bool,
@@ -97,7 +99,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
                 return Ok(Phase::Resized);
             };
             if course.page_s.is_none() {
-                course.page_s = self.sample_page_cost(&left)?;
+                self.sample_page_cost(&left, &mut course)?;
             }
             let (costs, mut decision) = self.judge(&course);
             if let Decision::Throttle(limit) = decision
@@ -151,6 +153,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             hot: Hot::new(pages.span()),
             hot_now: PageSet::new(pages.span()),
             page_s: None,
+            touch_s: 0.0,
             goal: Goal {
                 max_window_s: self.options.max_downtime.as_secs_f64(),
                 best_effort: self.options.on_miss == OnMiss::Proceed,
@@ -167,7 +170,10 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
     fn judge(&self, course: &Course) -> (Costs, Decision) {
         let stats = course.stats();
         let rate = policy::free_rate(&stats);
-        let costs = Costs::learn(&self.options.past, rate, course.page_s);
+        let costs = Costs {
+            touch_s: course.touch_s,
+            ..Costs::learn(&self.options.past, rate, course.page_s)
+        };
         let decision = policy::decide(&stats, &costs, &self.options.limits, &course.goal);
         (costs, decision)
     }
@@ -276,16 +282,16 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
 
     /// What mapping and copying a page costs, tried on some of those left; also what making memory
     /// ready for one does.
-    fn sample_page_cost(&mut self, left: &PageSet) -> Result<Option<f64>, SaveError> {
+    fn sample_page_cost(&mut self, left: &PageSet, course: &mut Course) -> Result<(), SaveError> {
         let pfns: Vec<_> = left.iter().take(SAMPLE_PAGES.min(BATCH_PAGES)).collect();
         let Some(mapper) = self.mappers.first_mut().filter(|_| !pfns.is_empty()) else {
-            return Ok(None);
+            return Ok(());
         };
         let began = Instant::now();
         let touched = self.capture.prepare(PageCount(pfns.len() as u64));
         let touch_s = began.elapsed().as_secs_f64();
         if touched.0 > 0 {
-            self.options.limits.touch_s = touch_s / touched.0 as f64;
+            course.touch_s = touch_s / touched.0 as f64;
         }
         let began = Instant::now();
         let batch = mapper.map(&pfns)?;
@@ -297,7 +303,8 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         drop(batch);
         let seconds = began.elapsed().as_secs_f64();
         self.capture.clear();
-        Ok(Some(seconds / pfns.len() as f64))
+        course.page_s = Some(seconds / pfns.len() as f64);
+        Ok(())
     }
 
     /// Slows the guest; `false` if that cannot be done, and then it will not be tried again.

@@ -21,6 +21,7 @@ const COSTS: Costs = Costs {
     fixed_s: 0.06,
     suspend_s: 0.05,
     page_s: 5e-6,
+    touch_s: 0.0,
     extra: 400.0,
     learned: true,
 };
@@ -212,11 +213,12 @@ fn a_slow_disk_sends_the_rounds_to_memory_where_there_is_room() {
     };
     assert_eq!(decide(&slow, &tight), Decision::Continue);
     // Making memory ready would take longer than writing to the disk does.
-    let dear = Limits {
+    let dear = Costs {
         touch_s: 60e-6,
-        ..limits
+        ..COSTS
     };
-    assert_eq!(decide(&slow, &dear), Decision::Continue);
+    let decision = super::decide(&slow, &dear, &limits, &GOAL);
+    assert_eq!(decision, Decision::Continue);
     // The disk is as fast as memory is: it is not worth the memory.
     let fast = [round(131_072, 1_000)];
     assert_eq!(decide(&fast, &limits), Decision::Continue);
