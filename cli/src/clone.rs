@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use snapshot::image::Chain;
 use snapshot::xen::restore::check_clone;
@@ -16,6 +16,9 @@ const TEMPORARY: &str = "/var/tmp";
 
 /// Clones a running domain.
 pub fn run(mut args: CloneArgs) -> Result<()> {
+    if args.save.periodic.dir.is_some() {
+        bail!("A clone makes no periodic image: leave out --dir and what belongs to it");
+    }
     let cancel = signals::cancel_on_signals()?;
     let request = restore::request(Some(args.name.clone()), &args.how);
     // Before the save, whose pause would be for nothing.

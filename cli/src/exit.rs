@@ -51,7 +51,7 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
         return match error {
             SaveError::Domain(error) => of_domain(error),
             SaveError::Sink(_) => NOT_WRITTEN,
-            SaveError::KeepsResizing | SaveError::BaseLost => NOT_SAVABLE,
+            SaveError::KeepsResizing | SaveError::BaseLost(_) => NOT_SAVABLE,
             SaveError::TargetMissed { .. } => TARGET_MISSED,
             _ => FAILED,
         };

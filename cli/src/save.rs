@@ -9,7 +9,7 @@ use serde::Serialize;
 use snapshot::forecast::PastWindow;
 use snapshot::history::History;
 use snapshot::image::file::{Existing, partial_name};
-use snapshot::image::{AnyImage, Chain, Compared, Compression, largest_for};
+use snapshot::image::{AnyImage, Chain, Compared, Compression, ImageError, largest_for};
 use snapshot::policy::Limits;
 use snapshot::ports::{Cancel, Domain, Identity};
 use snapshot::units::Bytes;
@@ -44,7 +44,7 @@ pub fn run(args: &SaveArgs) -> Result<()> {
     // The domain is free by now: others may save it meanwhile.
     let rules = args.periodic.keep.rules();
     let pruned = rules
-        .map(|rules| prune::after_save(Path::new(&report.image), &rules))
+        .map(|rules| prune::after_save(Path::new(&report.image), &rules, &cancel))
         .transpose();
     tell(args, &report, pruned.as_ref().ok().and_then(Option::as_ref))?;
     match pruned? {
@@ -59,16 +59,26 @@ pub fn save(args: &SaveArgs, cancel: &Cancel) -> Result<Report> {
     if how.is_some() && args.mode == ModeArg::Plain {
         bail!("--incremental is for saves of a running guest; --mode plain suspends it first");
     }
-    let saved = attempt(args, how, cancel);
-    match saved
-        .as_ref()
-        .map_err(|error| error.downcast_ref::<SaveError>())
-    {
-        Err(Some(error @ SaveError::BaseLost)) => {
-            note(&format!("livesave: {error}; saving all of it"));
+    match attempt(args, how, cancel) {
+        Err(error) if how.is_some() && is_of_the_base(&error) => {
+            note(&format!("livesave: {error:#}; saving all of it"));
             attempt(args, None, cancel)
         }
-        _ => saved,
+        saved => saved,
+    }
+}
+
+/// Whether it was the image that an increment was to be built on that failed, not the save.
+fn is_of_the_base(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<SaveError>() {
+        Some(SaveError::BaseLost(_)) => true,
+        Some(SaveError::Sink(error)) => {
+            let cause = error.source.get_ref();
+            cause
+                .and_then(|cause| cause.downcast_ref::<ImageError>())
+                .is_some()
+        }
+        _ => false,
     }
 }
 
@@ -117,7 +127,8 @@ fn attempt(
         (_, asked) => compression(asked, args.threads),
     };
     let sink = AnyImage::create(&path, existing, compression, cancel)?;
-    let index = compared.as_ref().map(Chain::index).transpose()?;
+    let index = compared.as_ref().map(Chain::index).transpose();
+    let index = index.map_err(|error| SaveError::BaseLost(error.to_string()))?;
     let mut sink = Compared::new(sink, index);
     if !args.quiet {
         warn_of_disks(&domain);
@@ -228,7 +239,15 @@ fn options(args: &SaveArgs, past: Vec<PastWindow>) -> Options {
 /// What a save teaches of the guest's pauses. A plain one is all copying.
 fn lesson(report: &Report) -> Option<PastWindow> {
     let facts = &report.facts;
-    (facts.mode != Mode::Plain.name()).then(|| PastWindow::of(&facts.window, &facts.rounds))
+    if facts.mode == Mode::Plain.name() {
+        return None;
+    }
+    let mut window = PastWindow::of(&facts.window, &facts.rounds);
+    if facts.parent.is_some() {
+        // Its first pass was not one over all memory.
+        window.first_pass_s = 0.0;
+    }
+    Some(window)
 }
 
 /// How much memory captured pages may take here.

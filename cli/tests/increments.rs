@@ -186,3 +186,47 @@ fn an_increment_alone_is_no_good_image() {
     let left = ["20.xl", "21.xli.zst", "22.xli.zst", "24.xli.zst"];
     assert_eq!(names(dir.path()), left);
 }
+
+/// The full image was made while the clock was fast.
+#[test]
+fn a_clock_that_was_set_back_costs_no_base() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = |file: &str| dir.path().join(file);
+    let uuid = made(1).1;
+    let of = |cut: &'static str| Made {
+        name: "web1",
+        uuid,
+        cut,
+    };
+    make(&at("0.xl"), &of("2026-11-20T12:00:00Z"));
+    let cuts = [
+        "2026-11-20T10:30:00Z",
+        "2026-11-20T11:30:00Z",
+        "2026-11-20T12:30:00Z",
+    ];
+    let mut base = "0.xl".to_owned();
+    for (number, cut) in (1..).zip(cuts) {
+        let file = format!("{number}.xli.zst");
+        make_on(&at(&file), &of(cut), &at(&base), 1..3, number);
+        base = file;
+    }
+    run(&["prune", ".", "--keep-last", "1"], dir.path(), 0);
+    assert_eq!(names(dir.path()).len(), 4);
+    run(&["verify", "3.xli.zst"], dir.path(), 0);
+}
+
+#[test]
+fn a_base_that_has_rotted_is_not_merged() {
+    let dir = two_chains();
+    let path = dir.path().join("20.xl");
+    let mut bytes = std::fs::read(&path).expect("read");
+    // In the last page's slot: its structure is as it was.
+    let page = bytes
+        .windows(4096)
+        .rposition(|page| page.iter().all(|&b| b == 7));
+    bytes[page.expect("a page") + 100] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let (_, err) = run(&["merge", "22.xli.zst", "-o", "x.xl"], dir.path(), 8);
+    assert!(err.contains("20.xl") && err.contains("checksum"), "{err}");
+    assert!(!dir.path().join("x.xl").exists());
+}

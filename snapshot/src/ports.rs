@@ -133,7 +133,9 @@ pub trait Domain {
     /// [`DomainError`]; `Unsupported` if there is any doubt, and then nothing is ours to end.
     fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError>;
 
-    /// Whether all that was written since tracking began has come to us, or will.
+    /// Whether all that was written since tracking began has come to us, or will. Right after the
+    /// resume of a save whose tracking is to stay on: who fetches from then on is found out by
+    /// [`Domain::log_dirty_keep`].
     ///
     /// # Errors
     /// [`DomainError`]; `Unsupported` if somebody else may have fetched dirty pages meanwhile, so
@@ -320,7 +322,7 @@ impl Written {
 /// The room that an image may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// If every page held data.
+    /// If every page held data; of an increment what is needed in any case.
     pub needed: Bytes,
     /// What the file system has left.
     pub free: Bytes,

@@ -32,7 +32,7 @@ pub struct PeriodicArgs {
 
     /// After so many increments the next image is a full one.
     #[arg(long, value_name = "N", default_value_t = 24, requires = "incremental",
-          value_parser = count())]
+          value_parser = clap::value_parser!(u32).range(1..=500))]
     pub full_every: u32,
 
     /// Which images of the guest in DIR are kept when the new one is on disk and has been checked;
@@ -195,6 +195,7 @@ mod tests {
             "livesave web1 --dir d --incremental=guessed",
             "livesave web1 --dir d --full-every 7",
             "livesave web1 --dir d --incremental --full-every 0",
+            "livesave web1 --dir d --incremental --full-every 501",
             "livesave web1 --dir d --force",
             "livesave web1 --dir d --keep-last 0",
             "livesave web1 --dir d --keep-free lots",

@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use snapshot::ports::Identity;
+use snapshot::SaveError;
+use snapshot::image::verify::{Course, verify};
+use snapshot::lineage::ImageId;
+use snapshot::ports::{Cancel, Identity};
 use snapshot::units::Bytes;
 
 use super::directory::{self, FileId, Image, Listing, SaveState, Unfinished, scan};
@@ -22,6 +25,7 @@ use super::list::{image_json, name_of};
 use super::room::directory_of;
 use crate::args::PruneArgs;
 use crate::out::line;
+use crate::save::copy_threads;
 
 /// What becomes of a directory's images.
 #[derive(Debug, Default)]
@@ -82,14 +86,31 @@ pub fn run(args: &PruneArgs) -> Result<()> {
 }
 
 /// Prunes the images of one guest after its image has been saved. That must be found on disk and
-/// whole, or nothing is removed.
-pub fn after_save(image: &Path, rules: &Rules) -> Result<Pruned> {
+/// whole, every byte of it, or nothing is removed.
+pub fn after_save(image: &Path, rules: &Rules, cancel: &Cancel) -> Result<Pruned> {
     let saved = image
         .symlink_metadata()
         .map_err(anyhow::Error::from)
         .and_then(|metadata| directory::read(image, &metadata))
         .context("Nothing was pruned, for the new image cannot be read")?
         .context("Nothing was pruned, for the new image is not livesave's")?;
+    let course = Course {
+        threads: copy_threads(),
+        progress: &|_| {},
+        cancel,
+    };
+    let verified =
+        verify(image, &course).context("Nothing was pruned, for the new image cannot be read")?;
+    if let Some(signal) = cancel.raised() {
+        return Err(SaveError::Interrupted(signal)).context("Nothing was pruned");
+    }
+    if let Some(problem) = verified.problems.first() {
+        bail!(
+            "Nothing was pruned, for the new image is damaged: {} (at byte {})",
+            problem.what,
+            problem.offset
+        );
+    }
     let dir = directory_of(image);
     must_be_ours_alone(&dir)?;
     let listing = scan(&dir)?;
@@ -137,20 +158,21 @@ pub fn by_guest(images: &[Image]) -> Vec<Vec<Image>> {
     guests
 }
 
-/// What a kept image is built on is kept. It is never later than the image itself.
+/// What a kept image is built on is kept, whatever the clock said when it was made.
 fn keep_bases(verdicts: &mut [Verdict]) {
-    for n in (0..verdicts.len()).rev() {
-        let (before, rest) = verdicts.split_at_mut(n);
-        let kept = rest.first().filter(|verdict| !verdict.reasons.is_empty());
-        let parent = kept.and_then(|verdict| verdict.image.parent.as_ref());
-        let base = parent.and_then(|parent| {
-            let mut before = before.iter_mut();
-            before.find(|verdict| verdict.image.id.as_ref() == Some(&parent.id))
+    loop {
+        let kept = verdicts
+            .iter()
+            .filter(|verdict| !verdict.reasons.is_empty());
+        let parents = kept.filter_map(|verdict| verdict.image.parent.as_ref());
+        let wanted: Vec<ImageId> = parents.map(|parent| parent.id.clone()).collect();
+        let base = verdicts.iter_mut().find(|verdict| {
+            let id = verdict.image.id.as_ref();
+            verdict.reasons.is_empty() && id.is_some_and(|id| wanted.contains(id))
         });
-        if let Some(base) = base
-            && base.reasons.is_empty()
-        {
-            base.reasons.push(Reason::Base);
+        match base {
+            Some(base) => base.reasons.push(Reason::Base),
+            None => return,
         }
     }
 }
@@ -188,9 +210,11 @@ impl Plan {
     }
 
     fn carry_out(self, dir: &Path, dry_run: bool) -> Result<Pruned> {
-        // The latest first: a prune that is killed leaves no increment without its base.
+        // An increment before what it is built on: a prune that is killed leaves none without.
         let images = self.verdicts(false).map(|Verdict { image, .. }| image);
-        let images = images.collect::<Vec<_>>().into_iter().rev();
+        let mut images: Vec<_> = images.collect();
+        images.sort_by_key(|image| std::cmp::Reverse(image.parent.as_ref().map_or(0, |p| p.depth)));
+        let images = images.into_iter();
         let images = images.map(|image| (image.path.clone(), image.file, image.allocated));
         let leftovers = self.leftovers.iter();
         let leftovers = leftovers.map(|left| (left.path.clone(), left.file, left.allocated));

@@ -12,6 +12,8 @@ use crate::dom0::process::{self, Finished};
 use crate::dom0::spec::Spec;
 use crate::dom0::{stock, xl};
 use anyhow::{Context, Result, bail};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -264,7 +266,19 @@ fn without_doubt(bench: &Bench) -> Result<String> {
         }
         livesave(bench, &["verify"], &saved.path).context(what)?;
     }
+    let rotten = save(bench, &guest, &dir)?;
+    if !rotten.is_increment() {
+        bail!("not an increment: {}", rotten.said);
+    }
+    flip_a_byte(&rotten.path)?;
+    let saved = save_by(bench, &guest, &dir, "--incremental=compared")?;
+    if saved.is_increment() || !saved.said.contains("saving all of it") {
+        return Err(Harm.because(format!("compared with a damaged image: {}", saved.said)));
+    }
+    livesave(bench, &["verify"], &saved.path)?;
+    bench.must_be_unharmed(&guest)?;
     // What the increment is to be built on is not there any more.
+    save(bench, &guest, &dir)?;
     for file in std::fs::read_dir(&dir)? {
         std::fs::remove_file(file?.path())?;
     }
@@ -279,7 +293,16 @@ fn without_doubt(bench: &Bench) -> Result<String> {
     }
     untrack(bench, &guest)?;
     guest.verify_clean()?;
-    Ok(format!("{} ways", BETWEEN.len() + 2))
+    Ok(format!("{} ways", BETWEEN.len() + 3))
+}
+
+/// In the middle, where pages are.
+fn flip_a_byte(path: &Path) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let at = file.metadata()?.len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    Ok(file.write_all_at(&[byte[0] ^ 0x10], at)?)
 }
 
 /// The worker of an incremental save is killed at each point that it comes to: the guest runs, is

@@ -122,7 +122,13 @@ impl Domain for GuardedDomain {
     }
 
     fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
-        self.domain.log_dirty_continue(since)
+        self.see_to_guardian()?;
+        self.note(|keeper| keeper.tell_tracking(true))?;
+        let done = self.domain.log_dirty_continue(since);
+        if done.is_err() {
+            let _ = self.keeper.tell_tracking(false);
+        }
+        done
     }
 
     fn log_dirty_holds(&mut self) -> Result<(), DomainError> {

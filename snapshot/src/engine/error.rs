@@ -45,17 +45,26 @@ pub enum SaveError {
         why: &'static str,
     },
     /// An increment cannot be built on the image that it was to be built on.
-    #[error(
-        "The guest's memory was resized since the image that the increment was to be built on; \
-         nothing was saved"
-    )]
-    BaseLost,
+    #[error("The increment cannot be built on the image before it: {0}")]
+    BaseLost(String),
     /// A page that should be there could not be mapped while the guest was suspended.
     #[error("Failed to map {0} of the suspended guest; the image would have a hole")]
     PageLost(Pfn),
 }
 
 impl SaveError {
+    /// Of what the guest's memory was when an increment was begun, or of its tracking.
+    pub(super) fn base_lost(error: DomainError) -> Self {
+        match error {
+            DomainError::Unsupported(why) => Self::BaseLost(why),
+            other => other.into(),
+        }
+    }
+
+    pub(super) fn resized_since() -> Self {
+        Self::BaseLost("the guest's memory has been resized since".into())
+    }
+
     /// An error if the user has asked to stop.
     pub(super) fn if_raised(cancel: &Cancel) -> Result<(), Self> {
         match cancel.raised() {

@@ -228,14 +228,17 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
     fn arm(&mut self) -> Result<PageSet, SaveError> {
         match &self.options.base {
             _ if self.options.mode == Mode::Plain => {}
-            Some(base) if base.tracked => self.guest.log_dirty_continue(&base.parent.id)?,
+            Some(base) if base.tracked => {
+                let taken = self.guest.log_dirty_continue(&base.parent.id);
+                taken.map_err(SaveError::base_lost)?;
+            }
             _ => self.guest.log_dirty_on()?,
         }
         let pages = self.guest.settled_map(self.cancel)?;
         if let Some(base) = self.tracked_base()
             && base.pages != Ranges::of(&pages)
         {
-            return Err(SaveError::BaseLost);
+            return Err(SaveError::resized_since());
         }
         // After the map: a resize in between would be noticed.
         let mut preamble = self.guest.preamble()?;
@@ -267,7 +270,8 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
             return Ok(Phase::Done(pages.clone()));
         }
         let mut written = PageSet::new(pages.span());
-        self.guest.fetch_dirty(&mut written, false)?;
+        let fetched = self.guest.fetch_dirty(&mut written, false);
+        fetched.map_err(SaveError::base_lost)?;
         let holds = self.guest.confine(&mut written, pages)?;
         Ok(if holds {
             Phase::Done(written)
@@ -278,7 +282,7 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
 
     fn start_over(&mut self, starts: u32) -> Result<(), SaveError> {
         if self.tracked_base().is_some() {
-            return Err(SaveError::BaseLost);
+            return Err(SaveError::resized_since());
         }
         if starts == MAX_STARTS {
             return Err(SaveError::KeepsResizing);

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::fault;
+use crate::ports::Finished;
+use crate::units::Bytes;
 
 /// Whether a file that stands under the final name may be replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,6 +155,20 @@ impl PendingFile {
     pub fn sync(&self) -> io::Result<()> {
         fault::call("fsync")?;
         self.file.sync_all()
+    }
+
+    /// What it takes.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn finished(&self) -> io::Result<Finished> {
+        /// Of `st_blocks`, whatever the file system's.
+        const BLOCK: u64 = 512;
+        let metadata = self.file.metadata()?;
+        Ok(Finished {
+            size: Bytes(metadata.len()),
+            allocated: Bytes(metadata.blocks() * BLOCK),
+        })
     }
 
     /// Gives the file its final name and makes that durable.

@@ -4,7 +4,7 @@
 //! its layout says, however busy the guest.
 
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
@@ -23,7 +23,6 @@ use crate::ports::{Finished, ImageSink, Room, SinkError, Written};
 use crate::units::{Bytes, PageCount, Pfn};
 
 const PAGE: u64 = PAGE_SIZE as u64;
-const ST_BLOCK: u64 = 512;
 
 /// A raw image being written.
 #[derive(Debug)]
@@ -191,15 +190,7 @@ impl ImageSink for RawImage {
     fn finish(&mut self, tail: &Tail, facts: &Facts) -> Result<Finished, SinkError> {
         self.append_end(tail, facts)
             .map_err(self.failed("finish"))?;
-        let metadata = self
-            .pending
-            .file()
-            .metadata()
-            .map_err(self.failed("look at"))?;
-        Ok(Finished {
-            size: Bytes(metadata.len()),
-            allocated: Bytes(metadata.blocks() * ST_BLOCK),
-        })
+        self.pending.finished().map_err(self.failed("look at"))
     }
 
     fn commit(&mut self) -> Result<(), SinkError> {

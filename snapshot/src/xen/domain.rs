@@ -1,9 +1,13 @@
 //! A domU on a real Xen as the engine sees it.
 
+mod kept;
+
 use std::time::Duration;
 
+use kept::Marks;
+pub use kept::Tracked;
 use xen_sys::state::hvm_param;
-use xen_sys::{DeviceModel, EnableError, HypercallBuffer, PageType, Store, Xen};
+use xen_sys::{EnableError, HypercallBuffer, PageType, Store, Xen};
 
 use super::config::GuestConfig;
 use super::guardian::locks;
@@ -11,9 +15,8 @@ use super::guarding::Guarding;
 use super::guest::{Guest, call};
 use super::mapper::XenMapper;
 use super::open::{self, OpenError};
-use super::stamp::{self, Stamp};
 use super::throttle::Throttle;
-use super::{helper, memory_map, settle, state, suspend};
+use super::{helper, memory_map, settle, stamp, state, suspend};
 use crate::fault;
 use crate::guardian::{Keeper, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
@@ -26,15 +29,6 @@ use crate::units::{CpuPercent, PageCount, Pfn};
 /// place pages anywhere, and every bitmap is as long as its highest number says.
 const SPAN_PER_PAGE: u64 = 4;
 const SPAN_BASE: u64 = 1 << 20;
-
-/// Dirty tracking that was left on for an increment.
-#[derive(Clone, Debug)]
-pub struct Tracked {
-    /// Since which image's cut.
-    pub since: ImageId,
-    /// How many pages are dirty by now.
-    pub dirty: PageCount,
-}
 
 /// A running domU, locked against another livesave.
 pub struct XenDomain {
@@ -51,6 +45,8 @@ pub struct XenDomain {
     bitmap: Option<HypercallBuffer>,
     /// Room for the vCPU and device state, taken before the pause window.
     context: Vec<u8>,
+    /// For increments.
+    marks: Marks,
     /// Number of pages when the memory map was made.
     mapped_pages: u64,
     /// The pages that were found then.
@@ -142,6 +138,7 @@ impl XenDomain {
             cancel: cancel.clone(),
             bitmap: None,
             context: vec![],
+            marks: Marks::default(),
             mapped_pages: 0,
             pages: None,
             span: PageCount(0),
@@ -220,6 +217,14 @@ impl XenDomain {
         .map_err(|error| guest.failed("read the page types of", error))?;
         answers.clear();
         answers.extend(types.iter().map(|&word| PageType::of(word).has_data()));
+        Ok(())
+    }
+
+    /// Notes that tracking is going to be on: first, so that a kill between the two is put right.
+    fn arm(&mut self) -> Result<(), DomainError> {
+        let noted = self.keeper.tell_tracking(true);
+        noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
+        fault::point("arming");
         Ok(())
     }
 
@@ -334,11 +339,8 @@ impl Domain for XenDomain {
 
     fn log_dirty_on(&mut self) -> Result<(), DomainError> {
         self.see_to_guardian()?;
-        self.end_kept_tracking()?;
-        // Noted first, so that a kill between the two is put right.
-        let noted = self.keeper.tell_tracking(true);
-        noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
-        fault::point("arming");
+        self.arm()?;
+        self.end_kept()?;
         let id = self.guest.id;
         let enabled = call("log-dirty-on", id, || {
             Ok(self.guest.xen.log_dirty_enable(id))
@@ -363,74 +365,15 @@ impl Domain for XenDomain {
 
     fn log_dirty_continue(&mut self, since: &ImageId) -> Result<(), DomainError> {
         self.see_to_guardian()?;
-        let noted = self.keeper.tell_tracking(true);
-        noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
-        fault::point("arming");
-        let doubt = match self.doubt(since) {
-            Ok(None) => None,
-            Ok(Some(doubt)) => Some(DomainError::Unsupported(format!(
-                "No increment can be saved of domain {}: {doubt}",
-                self.identity.name
-            ))),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = doubt {
-            let _ = self.keeper.tell_tracking(false);
-            return Err(error);
-        }
-        // From here on dirty pages are fetched: a save that does not end well leaves no note.
-        stamp::remove(&self.guest)?;
-        fault::point("armed");
-        Ok(())
+        self.take_over(since)
     }
 
     fn log_dirty_holds(&mut self) -> Result<(), DomainError> {
-        if let Some(pid) = helper::saving(self.guest.id.get()) {
-            return Err(self.disturbed(&busy(pid)));
-        }
-        self.still_tracking()
+        self.mark()
     }
 
     fn log_dirty_keep(&mut self, of: &ImageId) -> Result<(), DomainError> {
-        self.log_dirty_holds()?;
-        let refused = |why: &str| {
-            DomainError::Unsupported(format!(
-                "Dirty tracking of domain {} cannot be left on: {why}",
-                self.identity.name
-            ))
-        };
-        let guest = &self.guest;
-        let target = guest.read_target()?;
-        let info = guest.info()?;
-        if info.tot_pages != self.mapped_pages {
-            return Err(refused("its memory has been resized"));
-        }
-        let (Some(pages), Some(target)) = (&self.pages, target.filter(|t| !t.contains(' '))) else {
-            return Err(refused("its memory target is not known"));
-        };
-        let emulator =
-            DeviceModel::open().map_err(|error| guest.failed("mark pages as written of", error))?;
-        let marks = stamp::choose_marks(pages, &self.dirty_now()?);
-        for mark in &marks {
-            call("mark", guest.id, || emulator.mark_written(guest.id, mark.0))
-                .map_err(|error| guest.failed("mark pages as written of", error))?;
-        }
-        let stamp = Stamp {
-            image: of.clone(),
-            pages: info.tot_pages,
-            target,
-            marks,
-        };
-        if stamp.marks.is_empty() || !stamp::marks_hold(&stamp, &self.dirty_now()?) {
-            return Err(refused("pages cannot be marked as written"));
-        }
-        fault::point("keeping");
-        stamp::write(guest, &stamp)?;
-        fault::point("kept");
-        self.bitmap = None;
-        // If noting fails it is switched off, and the next image is a full one.
-        let _ = self.keeper.tell_tracking(false);
-        Ok(())
+        self.keep(of)
     }
 
     fn fetch_dirty(&mut self, into: &mut PageSet, last: bool) -> Result<(), DomainError> {
@@ -457,6 +400,7 @@ impl Domain for XenDomain {
         fetched.map_err(|error| self.guest.failed("fetch the dirty pages of", error))?;
         into.insert_words(bitmap);
         fault::point(if last { "fetched" } else { "round" });
+        self.marks_were_there(into)?;
         self.still_tracking()
     }
 
@@ -578,105 +522,6 @@ impl Domain for XenDomain {
 }
 
 impl XenDomain {
-    /// The image since whose cut the guest's writes have been tracked by our own doing; else why
-    /// none is known. The guest is left as it is.
-    ///
-    /// # Errors
-    /// [`DomainError`].
-    pub fn tracked_since(&self) -> Result<Result<Tracked, String>, DomainError> {
-        let Some(stamp) = stamp::read(&self.guest)? else {
-            return Ok(Err(
-                "its writes have not been tracked since its last image".into()
-            ));
-        };
-        if let Some(doubt) = self.doubt(&stamp.image)? {
-            return Ok(Err(doubt));
-        }
-        Ok(Ok(Tracked {
-            since: stamp.image,
-            dirty: self.dirty_now()?.count(),
-        }))
-    }
-
-    /// Ends the tracking that was left on for an increment; whether there was any.
-    ///
-    /// # Errors
-    /// [`DomainError`].
-    pub fn untrack(&mut self) -> Result<bool, DomainError> {
-        if !stamp::remove(&self.guest)? {
-            return Ok(false);
-        }
-        let guest = &self.guest;
-        guest
-            .xen
-            .log_dirty_disable(guest.id)
-            .map_err(|error| guest.failed("stop tracking the writes of", error))?;
-        Ok(true)
-    }
-
-    /// Why it is not known what was written since that image's cut.
-    fn doubt(&self, since: &ImageId) -> Result<Option<String>, DomainError> {
-        let guest = &self.guest;
-        let Some(stamp) = stamp::read(guest)?.filter(|stamp| stamp.image == *since) else {
-            return Ok(Some(
-                "its writes have not been tracked since that image".into(),
-            ));
-        };
-        if let Some(pid) = helper::saving(guest.id.get()) {
-            return Ok(Some(busy(pid)));
-        }
-        let pages = guest.info()?.tot_pages;
-        if let Some(doubt) = stamp::doubt(&stamp, pages, guest.read_target()?.as_deref()) {
-            return Ok(Some(doubt));
-        }
-        // Where tracking is off nothing is dirty, and nothing need be switched to see that.
-        let holds = stamp::marks_hold(&stamp, &self.dirty_now()?) && self.is_tracked()?;
-        Ok((!holds).then(|| {
-            "another tool (xl save, xl migrate?) has ended the tracking of its writes".into()
-        }))
-    }
-
-    /// Whether dirty tracking is on.
-    fn is_tracked(&self) -> Result<bool, DomainError> {
-        let (xen, id) = (&self.guest.xen, self.guest.id);
-        match xen.log_dirty_enable(id) {
-            Err(EnableError::AlreadyOnOrPassthrough(_)) => Ok(true),
-            Err(EnableError::Other(error)) => Err(self.guest.failed("track the writes of", error)),
-            Err(EnableError::Busy(_) | EnableError::Unsupported(_)) => Ok(false),
-            // As it was, then.
-            Ok(()) => xen
-                .log_dirty_disable(id)
-                .map(|()| false)
-                .map_err(|error| self.guest.failed("stop tracking the writes of", error)),
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// The pages that are dirty now.
-    fn dirty_now(&self) -> Result<PageSet, DomainError> {
-        let (guest, failed) = (&self.guest, "look at the dirty pages of");
-        let highest = guest.xen.maximum_gpfn(guest.id);
-        let span = PageCount(highest.map_err(|error| guest.failed(failed, error))? + 1);
-        let bitmap = guest.xen.dirty_bitmap(span.0);
-        let mut bitmap = bitmap.map_err(|error| guest.failed("allocate a bitmap for", error))?;
-        guest
-            .xen
-            .log_dirty_peek(guest.id, &mut bitmap, span.0, false)
-            .map_err(|error| guest.failed(failed, error))?;
-        let mut dirty = PageSet::new(span);
-        dirty.insert_words(&bitmap);
-        Ok(dirty)
-    }
-
-    /// Ends the tracking that was left on for an increment: what is done now would take part of
-    /// the dirty pages.
-    fn end_kept_tracking(&mut self) -> Result<(), DomainError> {
-        if self.untrack()? {
-            (self.guest.notice)("livesave: the guest's next incremental image will be a full one");
-        }
-        Ok(())
-    }
-
     fn disturbed(&self, why: &str) -> DomainError {
         DomainError::Unsupported(format!(
             "Domain {} cannot be saved: {why}; the image would have holes",

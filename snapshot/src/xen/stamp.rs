@@ -6,9 +6,10 @@
 //! - the note is there: it is taken away before dirty pages are fetched, and written last of all,
 //!   once the image that it names is complete;
 //! - tracking is on (`xl save` and `xl migrate` switch it off at their end);
-//! - the marks are dirty: pages that the guest had not written, marked as written when the note was
-//!   made. Whoever fetches or switches tracking off and on again takes them away, and the guest
-//!   would have to write every one of them to bring them back;
+//! - the marks are dirty, before the next save and in its first fetch: sixteen pages that the guest
+//!   had not written, marked as written right after the cut. Whoever fetches or switches tracking off
+//!   and on again takes them away, and the guest would have to write every one of them to bring them
+//!   back;
 //! - the guest's memory is as large as it was: up to Xen 4.18 a page that is added (a balloon is
 //!   deflated) is not tracked.
 
@@ -21,7 +22,7 @@ use crate::ports::DomainError;
 use crate::units::Pfn;
 
 /// How many pages are marked.
-const MARKS: usize = 16;
+pub(super) const MARKS: usize = 16;
 const VERSION: &str = "1";
 
 /// What the note says.
@@ -75,14 +76,23 @@ pub(super) fn read(guest: &Guest) -> Result<Option<Stamp>, DomainError> {
     Ok(text.as_deref().and_then(Stamp::parse))
 }
 
-/// Takes the note away; whether there was one.
-pub(super) fn remove(guest: &Guest) -> Result<bool, DomainError> {
-    let failed = |error| guest.failed("take away the note on the dirty tracking of", error);
-    let there = guest.store.read(&guest.stamp_node).map_err(failed)?;
-    if there.is_some() {
-        guest.store.remove(&guest.stamp_node).map_err(failed)?;
+/// Whether there is one, that can be read or not.
+pub(super) fn is_there(guest: &Guest) -> Result<bool, DomainError> {
+    let text = guest.store.read(&guest.stamp_node);
+    let text =
+        text.map_err(|error| guest.failed("read the note on the dirty tracking of", error))?;
+    Ok(text.is_some())
+}
+
+/// Takes the note away, if there is one.
+pub(super) fn remove(guest: &Guest) -> Result<(), DomainError> {
+    if !is_there(guest)? {
+        return Ok(());
     }
-    Ok(there.is_some())
+    guest
+        .store
+        .remove(&guest.stamp_node)
+        .map_err(|error| guest.failed("take away the note on the dirty tracking of", error))
 }
 
 /// Writes the note.
@@ -108,16 +118,10 @@ pub(super) fn marks_hold(stamp: &Stamp, dirty: &PageSet) -> bool {
 
 /// Pages to mark: of those that are not dirty now, spread over all of them.
 pub(super) fn choose_marks(pages: &PageSet, dirty: &PageSet) -> Vec<Pfn> {
-    let mut clean = pages.clone();
-    clean.subtract(dirty);
-    let step = (clean.count().0 as usize / MARKS).max(1);
+    let clean = || pages.iter().filter(|&pfn| !dirty.contains(pfn));
+    let step = (clean().count() / MARKS).max(1);
     // From the middle of each part: what lies at the edges is the hypervisor's and the tables'.
-    clean
-        .iter()
-        .skip(step / 2)
-        .step_by(step)
-        .take(MARKS)
-        .collect()
+    clean().skip(step / 2).step_by(step).take(MARKS).collect()
 }
 
 #[cfg(test)]

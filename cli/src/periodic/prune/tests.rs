@@ -45,8 +45,8 @@ fn after_a_save_only_its_own_guest_is_pruned() {
             },
         );
     }
-    let done = after_save(&dir.path().join("a-3.xl"), &LAST).expect("pruned");
-    assert_eq!(done.brief()[..2], ["Removed a-2.xl", "Removed a-1.xl"]);
+    let done = after_save(&dir.path().join("a-3.xl"), &LAST, &Cancel::new()).expect("pruned");
+    assert_eq!(done.brief()[..2], ["Removed a-1.xl", "Removed a-2.xl"]);
     done.check().expect("nothing failed");
     let left = ["a-3.xl", "b-1.xl", "b-2.xl", "c-1.xl", "c-2.xl"];
     assert_eq!(names(dir.path()), left);
@@ -58,14 +58,14 @@ fn where_the_new_image_is_not_good_nothing_is_removed() {
     images_of(dir.path());
     let new = dir.path().join("a-3.xl");
     damage(&new);
-    let error = after_save(&new, &LAST).expect_err("refused");
+    let error = after_save(&new, &LAST, &Cancel::new()).expect_err("refused");
     assert!(error.is::<snapshot::image::ImageError>(), "{error:#}");
     assert!(
         error.to_string().contains("Nothing was pruned"),
         "{error:#}"
     );
     std::fs::remove_file(&new).expect("removed");
-    assert!(after_save(&new, &LAST).is_err());
+    assert!(after_save(&new, &LAST, &Cancel::new()).is_err());
     assert_eq!(names(dir.path()), ["a-1.xl", "a-2.xl", "b-1.xl", "b-2.xl"]);
 }
 
@@ -108,4 +108,23 @@ fn what_cannot_be_removed_is_told() {
     assert_eq!((done.removed.len(), done.freed), (0, Bytes(0)));
     let error = done.check().expect_err("it failed");
     assert!(error.to_string().contains("Failed to remove"), "{error}");
+}
+
+#[test]
+fn where_a_byte_of_the_new_image_is_wrong_nothing_is_removed() {
+    let dir = tempfile::tempdir().expect("directory");
+    images_of(dir.path());
+    let new = dir.path().join("a-3.xl");
+    let mut bytes = std::fs::read(&new).expect("read");
+    let page = bytes
+        .windows(4096)
+        .position(|page| page.iter().all(|&b| b == 7));
+    bytes[page.expect("a page")] ^= 1;
+    std::fs::write(&new, bytes).expect("written");
+    let error = after_save(&new, &LAST, &Cancel::new()).expect_err("refused");
+    assert!(error.to_string().contains("checksum"), "{error:#}");
+    let cancel = Cancel::new();
+    cancel.raise(2);
+    assert!(after_save(&dir.path().join("b-2.xl"), &LAST, &cancel).is_err());
+    assert_eq!(names(dir.path()).len(), 5);
 }

@@ -180,7 +180,7 @@ fn a_guest_that_was_resized_is_no_base() {
     series.save().expect("saved");
     series.bench.domain.pages.remove(Pfn(17));
     let error = series.save().expect_err("refused");
-    assert!(matches!(error, SaveError::BaseLost), "{error}");
+    assert!(matches!(error, SaveError::BaseLost(_)), "{error}");
     series.bench.assert_guest_is_right();
     // In mid-save.
     let mut series = Series::new();
@@ -189,7 +189,7 @@ fn a_guest_that_was_resized_is_no_base() {
     smaller.remove(Pfn(17));
     series.bench.domain.resize_at_next_fetch(smaller);
     let error = series.save().expect_err("refused");
-    assert!(matches!(error, SaveError::BaseLost), "{error}");
+    assert!(matches!(error, SaveError::BaseLost(_)), "{error}");
     series.bench.assert_guest_is_right();
     series.bench.options.base = None;
     series.save_as_told().expect("a full one");

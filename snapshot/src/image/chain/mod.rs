@@ -5,7 +5,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use merge::{MergeError, merge};
 
@@ -41,10 +41,11 @@ impl Chain {
             if images.len() == MAX_IMAGES || seen(&images, &parent) {
                 return Err(last.damaged(last.stream_len(), "its chain has no end"));
             }
-            let found = find(last, &parent).ok_or_else(|| ImageError::Incomplete {
+            let found = find(last, &parent)?.ok_or_else(|| ImageError::Incomplete {
                 path: last.path().to_owned(),
-                file: parent.file.clone(),
-                cut: parent.cut.clone(),
+                // From the file: not for a terminal as it is.
+                file: parent.file.escape_debug().to_string(),
+                cut: parent.cut.escape_debug().to_string(),
             })?;
             images.push(found);
         }
@@ -111,7 +112,11 @@ impl Chain {
                 id,
                 file: file.to_string_lossy().into_owned(),
                 cut: facts.cut.clone(),
-                depth: facts.parent.as_ref().map_or(0, |parent| parent.depth) + 1,
+                depth: facts
+                    .parent
+                    .as_ref()
+                    .map_or(0, |parent| parent.depth.saturating_add(1))
+                    .max(1),
             },
             pages: self.pages()?,
             tracked: true,
@@ -162,32 +167,53 @@ fn seen(images: &[Reader], parent: &Parent) -> bool {
     ids.into_iter().any(|id| *id == parent.id)
 }
 
-/// The image that `child` is built on.
-fn find(child: &Reader, parent: &Parent) -> Option<Reader> {
+/// The image that `child` is built on; none if it is nowhere.
+///
+/// # Errors
+/// The file of its name is there and cannot be read.
+fn find(child: &Reader, parent: &Parent) -> Result<Option<Reader>, ImageError> {
     let directory = match child.path().parent() {
         Some(directory) if directory != Path::new("") => directory,
         _ => Path::new("."),
     };
-    let guest = &child.facts()?.domain.uuid;
-    let is_it = |path: &PathBuf| {
-        let reader = Reader::open(path).ok()?;
-        let facts = reader.facts()?;
-        let same = facts.id.as_ref() == Some(&parent.id) && facts.domain.uuid == *guest;
-        same.then_some(reader)
+    let guest = child.facts().map(|facts| facts.domain.uuid.as_str());
+    let is_it = |reader: &Reader| {
+        reader.facts().is_some_and(|facts| {
+            facts.id.as_ref() == Some(&parent.id) && Some(facts.domain.uuid.as_str()) == guest
+        })
     };
     // A name, and no path to somewhere else.
     let named = Path::new(&parent.file)
         .file_name()
-        .map(|name| directory.join(name));
-    if let Some(found) = named.as_ref().and_then(is_it) {
-        return Some(found);
+        .map(|name| directory.join(name))
+        .filter(|path| is_plain(path));
+    let named = named.map(|path| Reader::open(&path)).transpose();
+    match named {
+        Ok(Some(reader)) if is_it(&reader) => Ok(Some(reader)),
+        Ok(_) => Ok(elsewhere(directory, is_it)),
+        Err(error) => match elsewhere(directory, is_it) {
+            Some(found) => Ok(Some(found)),
+            None => Err(error),
+        },
     }
+}
+
+/// The image among those of a directory.
+fn elsewhere(directory: &Path, is_it: impl Fn(&Reader) -> bool) -> Option<Reader> {
     let entries = std::fs::read_dir(directory).ok()?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut names: Vec<_> = names
         .filter(|name| SUFFIXES.iter().any(|suffix| name.ends_with(suffix)))
         .collect();
     names.sort();
-    let mut paths = names.iter().map(|name| directory.join(name));
-    paths.find_map(|path| is_it(&path))
+    let paths = names.iter().map(|name| directory.join(name));
+    let mut readers = paths
+        .filter(|path| is_plain(path))
+        .filter_map(|path| Reader::open(&path).ok());
+    readers.find(is_it)
+}
+
+/// Links are nobody's images, and a pipe would be waited for.
+fn is_plain(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_file())
 }

@@ -11,6 +11,8 @@ use std::ops::Range;
 
 /// Pages in a record, at most: some 256 KiB, as the pieces of a single image are.
 const PAGES: u64 = 64;
+/// What is not pages comes in pieces as long.
+const PIECE: u64 = 256 << 10;
 
 /// What comes next.
 enum Next {
@@ -95,6 +97,14 @@ impl<'a> ChainStream<'a> {
     }
 }
 
+/// The next bytes of a range of the stream, which is that much shorter then.
+fn piece_of(image: &Reader, range: &mut Range<u64>) -> Result<Vec<u8>, ImageError> {
+    let length = (range.end - range.start).min(PIECE);
+    let bytes = image.bytes(range.start, length)?;
+    range.start += length;
+    Ok(bytes)
+}
+
 /// How many bytes the records of so many pages take.
 fn record_bytes(pages: u64) -> u64 {
     pages.div_ceil(PAGES) * (RECORD_HEADER + 8) + pages * (8 + PAGE_SIZE as u64)
@@ -113,12 +123,8 @@ impl Stream for ChainStream<'_> {
                     self.buffer = std::mem::take(&mut self.header);
                     self.next = Next::Before;
                 }
-                // A few hundred KiB at most, either.
-                Next::Before => {
-                    let range = &self.before;
-                    self.buffer = self.newest.bytes(range.start, range.end - range.start)?;
-                    self.next = Next::Pages;
-                }
+                Next::Before if self.before.is_empty() => self.next = Next::Pages,
+                Next::Before => self.buffer = piece_of(self.newest, &mut self.before)?,
                 Next::Pages => {
                     self.record()?;
                     if self.buffer.is_empty() {
@@ -126,11 +132,7 @@ impl Stream for ChainStream<'_> {
                     }
                 }
                 Next::After if self.after.is_empty() => return Ok(&[]),
-                Next::After => {
-                    let range = self.after.clone();
-                    self.after = range.end..range.end;
-                    self.buffer = self.newest.bytes(range.start, range.end - range.start)?;
-                }
+                Next::After => self.buffer = piece_of(self.newest, &mut self.after)?,
             }
             if !self.buffer.is_empty() {
                 return Ok(&self.buffer);

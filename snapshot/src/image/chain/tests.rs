@@ -1,5 +1,7 @@
 //! Chains written, opened, streamed and merged.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::image::file::Existing;
 use crate::image::verify::{Course, verify};

@@ -5,7 +5,6 @@
 //! guest is suspended nothing is compressed: what is written then is stored as it is.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,7 +26,6 @@ use crate::page_set::PageSet;
 use crate::ports::{Cancel, Finished, ImageSink, Room, SinkError, Written};
 use crate::units::{Bytes, PageCount, Pfn};
 
-const ST_BLOCK: u64 = 512;
 /// Zero pages in a record, at most.
 const ZEROS: usize = 1024;
 
@@ -304,7 +302,12 @@ impl ImageSink for ZstdImage {
             .map_err(io::Error::from)
             .map_err(self.failed("look at the file system of"))?;
         // Nothing compresses: the pages, their entries, and what frames and blocks cost.
-        let memory = pages.count().bytes().0;
+        let memory = if self.increment {
+            // How many will be written is not known.
+            0
+        } else {
+            pages.count().bytes().0
+        };
         Ok(Room {
             needed: Bytes(before + memory + memory / 400 + (64 << 10)),
             free: Bytes(file_system.f_bavail * file_system.f_frsize),
@@ -327,15 +330,7 @@ impl ImageSink for ZstdImage {
 
     fn finish(&mut self, tail: &Tail, facts: &Facts) -> Result<Finished, SinkError> {
         self.end(tail, facts).map_err(self.failed("finish"))?;
-        let metadata = self
-            .pending
-            .file()
-            .metadata()
-            .map_err(self.failed("look at"))?;
-        Ok(Finished {
-            size: Bytes(metadata.len()),
-            allocated: Bytes(metadata.blocks() * ST_BLOCK),
-        })
+        self.pending.finished().map_err(self.failed("look at"))
     }
 
     fn commit(&mut self) -> Result<(), SinkError> {
