@@ -24,6 +24,7 @@ pub fn tests() -> Vec<Test> {
         Kind::Medium.core("chain_restores_each_point", each_point),
         Kind::Medium.core("increment_only_without_doubt", without_doubt),
         Kind::Small.in_turn("increment_killed_at_each_point", killed_at_each_point),
+        Kind::Small.in_turn("increment_faults", faults),
     ]
 }
 
@@ -305,8 +306,7 @@ fn flip_a_byte(path: &Path) -> Result<()> {
     Ok(file.write_all_at(&[byte[0] ^ 0x10], at)?)
 }
 
-/// The worker of an incremental save is killed at each point that it comes to: the guest runs, is
-/// not tracked, the chain so far is whole, and the next image is a full one.
+/// The worker of an incremental save is killed at each point that it comes to.
 fn killed_at_each_point(bench: &Bench) -> Result<String> {
     const POINTS: [&str; 9] = [
         "arming",
@@ -320,48 +320,76 @@ fn killed_at_each_point(bench: &Bench) -> Result<String> {
         "kept",
     ];
     let guest = bench.guest(Spec::small)?;
-    let dir = bench.images.clone();
     for point in POINTS {
-        let full = save(bench, &guest, &dir)?;
-        let base = save(bench, &guest, &dir)?;
-        if full.is_increment() || !base.is_increment() {
-            bail!("before {point}: {} {}", full.said, base.said);
-        }
-        let mut command =
-            bench
-                .faulty()
-                .command(&["save", &guest.spec.name, "--incremental", "--dir"]);
-        command
-            .arg(&dir)
-            .env("LIVESAVE_FAULT", format!("{point}:kill"));
-        let finished = process::start(&mut command)?.wait(LIMIT)?;
-        bench.livesave.note(&finished)?;
+        let finished = with_a_fault(bench, &guest, &format!("{point}:kill"))
+            .with_context(|| format!("killed at {point}"))?;
         if finished.code() == 0 {
             bail!("the save did not come to {point}");
         }
-        settled(bench, &guest).with_context(|| format!("killed at {point}"))?;
-        livesave(bench, &["verify"], &base.path).with_context(|| format!("killed at {point}"))?;
-        for file in std::fs::read_dir(&dir)? {
-            let path = file?.path();
-            // Whatever stands under an image's name is whole.
-            if path
-                .extension()
-                .is_some_and(|end| end == "zst" || end == "xl")
-            {
-                livesave(bench, &["verify"], &path)
-                    .with_context(|| format!("killed at {point}"))
-                    .context(Harm)?;
-            }
-            std::fs::remove_file(path)?;
-        }
-        process::run(
-            &mut bench.livesave.command(&["untrack", &guest.spec.name]),
-            LIMIT,
-        )?;
     }
-    bench.must_be_unharmed(&guest)?;
     guest.verify_clean()?;
     Ok(format!("killed at {}", POINTS.join(", ")))
+}
+
+/// Calls that fail: before the image stands the save fails, afterwards the next one is a full one.
+fn faults(bench: &Bench) -> Result<String> {
+    const CALLS: [(&str, i32, &str); 4] = [
+        ("fetch:error:EIO", 1, "fetch the dirty pages"),
+        ("last-fetch:error:EIO", 1, "fetch the dirty pages"),
+        (
+            "mark:error:EIO",
+            0,
+            "the next image of this guest will be a full one",
+        ),
+        (
+            "xs-stamp:error:EIO",
+            0,
+            "the next image of this guest will be a full one",
+        ),
+    ];
+    let guest = bench.guest(Spec::small)?;
+    for (fault, code, says) in CALLS {
+        let finished = with_a_fault(bench, &guest, fault).context(fault)?;
+        if finished.code() != code || !finished.stderr.contains(says) {
+            bail!(
+                "{fault}: exit code {}: {}",
+                finished.code(),
+                finished.stderr
+            );
+        }
+    }
+    guest.verify_clean()?;
+    Ok(format!("{} calls", CALLS.len()))
+}
+
+/// An increment with a fault in it. Whatever comes of it the guest runs and is not tracked, the
+/// chain so far is whole, and so is all that stands under an image's name; nothing of it is left.
+fn with_a_fault(bench: &Bench, guest: &Guest, fault: &str) -> Result<Finished> {
+    let dir = &bench.images;
+    let full = save(bench, guest, dir)?;
+    let base = save(bench, guest, dir)?;
+    if full.is_increment() || !base.is_increment() {
+        bail!("before it: {} {}", full.said, base.said);
+    }
+    let mut command = bench
+        .faulty()
+        .command(&["save", &guest.spec.name, "--incremental", "--dir"]);
+    command.arg(dir).env("LIVESAVE_FAULT", fault);
+    let finished = process::start(&mut command)?.wait(LIMIT)?;
+    bench.livesave.note(&finished)?;
+    settled(bench, guest)?;
+    livesave(bench, &["verify"], &base.path)?;
+    for file in std::fs::read_dir(dir)? {
+        let path = file?.path();
+        if path
+            .extension()
+            .is_some_and(|end| end == "zst" || end == "xl")
+        {
+            livesave(bench, &["verify"], &path).context(Harm)?;
+        }
+        std::fs::remove_file(path)?;
+    }
+    Ok(finished)
 }
 
 /// The guardian has put the guest right: it runs, and its writes are not tracked.
