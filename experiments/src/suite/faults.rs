@@ -152,7 +152,7 @@ const ON_DISK: [Case; 14] = [
     case("compress:error:ENOSPC:9", ZSTD, exit::NOT_WRITTEN, PAGES),
     case("compress:error:EIO:3", ZSTD, exit::NOT_WRITTEN, PAGES),
     case(
-        "write-checksums:error:ENOSPC:9",
+        "write-checksums:error:ENOSPC:40",
         &[],
         exit::NOT_WRITTEN,
         PAGES,

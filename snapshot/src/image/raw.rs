@@ -183,7 +183,7 @@ impl ImageSink for RawImage {
         written.bytes += self.flush(&mut run)?;
         self.spill()
             .and_then(|spill| spill.put(&sums))
-            .map_err(self.failed("keep checksums for"))?;
+            .map_err(self.failed("write pages to"))?;
         Ok(written)
     }
 
