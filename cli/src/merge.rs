@@ -17,8 +17,9 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     let chain = Chain::open(&args.image)?;
     let compression = compression(args.compress, args.threads);
     let mut sink = AnyImage::create(&args.output, Existing::Keep, compression, &cancel)?;
-    let bar = progress::bytes(chain.count()?.bytes().0);
-    let finished = merge(&chain, &mut sink, &cancel, |done| {
+    let bar = progress::bytes(0);
+    let finished = merge(&chain, &mut sink, &cancel, |done, total| {
+        bar.set_length(total.bytes().0);
         bar.set_position(done.bytes().0);
     })?;
     bar.finish_and_clear();

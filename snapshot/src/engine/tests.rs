@@ -63,10 +63,14 @@ impl Bench {
 
     fn save(&mut self) -> Result<Report, SaveError> {
         let mut sink = RawImage::create(&self.path(), Existing::Keep)?;
+        self.save_to(&mut sink)
+    }
+
+    fn save_to(&mut self, sink: &mut impl ImageSink) -> Result<Report, SaveError> {
         let mut observer = Silent;
         Save::new(
             &mut self.domain,
-            &mut sink,
+            sink,
             &mut self.disks,
             &mut observer,
             &self.cancel,
@@ -445,16 +449,7 @@ fn an_image_that_cannot_be_finished_spoils_nothing() {
     let path = bench.path();
     let mut sink = RawImage::create(&path, Existing::Keep).expect("created");
     std::fs::write(&path, b"somebody else's").expect("written");
-    let mut observer = Silent;
-    let outcome = Save::new(
-        &mut bench.domain,
-        &mut sink,
-        &mut bench.disks,
-        &mut observer,
-        &bench.cancel,
-        bench.options.clone(),
-    )
-    .run();
+    let outcome = bench.save_to(&mut sink);
     assert!(outcome.is_err());
     bench.assert_guest_is_right();
     assert_eq!(

@@ -86,9 +86,6 @@ pub(super) fn is_there(guest: &Guest) -> Result<bool, DomainError> {
 
 /// Takes the note away, if there is one.
 pub(super) fn remove(guest: &Guest) -> Result<(), DomainError> {
-    if !is_there(guest)? {
-        return Ok(());
-    }
     guest
         .store
         .remove(&guest.stamp_node)

@@ -39,16 +39,7 @@ impl Series {
             threads: 1,
         });
         let mut sink = AnyImage::create(&path, Existing::Keep, how, &bench.cancel)?;
-        let mut observer = Silent;
-        let report = Save::new(
-            &mut bench.domain,
-            &mut sink,
-            &mut bench.disks,
-            &mut observer,
-            &bench.cancel,
-            bench.options.clone(),
-        )
-        .run()?;
+        let report = bench.save_to(&mut sink)?;
         self.saves += 1;
         Ok(report)
     }

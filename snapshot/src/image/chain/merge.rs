@@ -32,7 +32,7 @@ pub enum MergeError {
 }
 
 /// Writes the guest as the chain's newest image shows it into a full image of the same identity,
-/// so that increments on that go on with this one. `progress` hears of the pages written so far.
+/// so that increments on that go on with this one. `progress` hears how many pages of how many were written.
 ///
 /// # Errors
 /// [`MergeError`].
@@ -40,7 +40,7 @@ pub fn merge(
     chain: &Chain,
     sink: &mut impl ImageSink,
     cancel: &Cancel,
-    mut progress: impl FnMut(PageCount),
+    mut progress: impl FnMut(PageCount, PageCount),
 ) -> Result<Finished, MergeError> {
     let newest = chain.newest();
     let Some(facts) = newest.facts() else {
@@ -55,7 +55,7 @@ pub fn merge(
         .ok_or_else(|| newest.damaged(newest.stream_len(), "its pages lie too far apart"))?;
     sink.begin(&preamble(newest)?, &pages)?;
     let mut batch = Batch::default();
-    let mut done = PageCount(0);
+    let (mut done, total) = (PageCount(0), pages.count());
     for stretch in index.in_file_order() {
         let mut rest = Some(stretch);
         while let Some(stretch) = rest {
@@ -72,12 +72,12 @@ pub fn merge(
             done += PageCount(now.pages());
             if batch.pfns.len() == BATCH_PAGES {
                 batch.write(sink)?;
-                progress(done);
+                progress(done, total);
             }
         }
     }
     batch.write(sink)?;
-    progress(done);
+    progress(done, total);
     let facts = Facts {
         parent: None,
         held_pages: None,

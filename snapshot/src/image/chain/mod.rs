@@ -11,10 +11,8 @@ pub use merge::{MergeError, merge};
 
 use super::existing::Ranges;
 use super::index::PageIndex;
-use super::trailer::Facts;
 use super::{ImageError, Reader, SUFFIXES, Stream};
 use crate::lineage::{Base, Parent};
-use crate::units::PageCount;
 
 /// No chain is longer: each increment is opened for every use.
 const MAX_IMAGES: usize = 1000;
@@ -34,10 +32,9 @@ impl Chain {
     /// [`ImageError`]; [`ImageError::Incomplete`] if a part is missing.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let mut images = vec![Reader::open(path)?];
-        while let Some(parent) = images.last().and_then(Reader::facts).and_then(parent_of) {
-            let [.., last] = images.as_slice() else {
-                unreachable!("there is one");
-            };
+        while let Some(last) = images.last()
+            && let Some(parent) = last.facts().and_then(|facts| facts.parent.clone())
+        {
             if images.len() == MAX_IMAGES || seen(&images, &parent) {
                 return Err(last.damaged(last.stream_len(), "its chain has no end"));
             }
@@ -115,8 +112,7 @@ impl Chain {
                 depth: facts
                     .parent
                     .as_ref()
-                    .map_or(0, |parent| parent.depth.saturating_add(1))
-                    .max(1),
+                    .map_or(1, |parent| parent.depth.saturating_add(1)),
             },
             pages: self.pages()?,
             tracked: true,
@@ -147,24 +143,12 @@ impl Chain {
         }
         Ok(())
     }
-
-    /// Its pages, how many they are.
-    ///
-    /// # Errors
-    /// [`ImageError`].
-    pub fn count(&self) -> Result<PageCount, ImageError> {
-        Ok(PageCount(self.index()?.count()))
-    }
-}
-
-fn parent_of(facts: &Facts) -> Option<Parent> {
-    facts.parent.clone()
 }
 
 /// Whether an image is in the chain already.
 fn seen(images: &[Reader], parent: &Parent) -> bool {
-    let ids = images.iter().filter_map(|image| image.facts()?.id.as_ref());
-    ids.into_iter().any(|id| *id == parent.id)
+    let mut ids = images.iter().filter_map(|image| image.facts()?.id.as_ref());
+    ids.any(|id| *id == parent.id)
 }
 
 /// The image that `child` is built on; none if it is nowhere.

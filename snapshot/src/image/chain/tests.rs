@@ -12,7 +12,7 @@ use crate::lineage::ImageId;
 use crate::page::{GuestPage, PageBytes};
 use crate::ports::{Cancel, ImageSink};
 use crate::testing::{first_pages, some_facts};
-use crate::units::Pfn;
+use crate::units::{PageCount, Pfn};
 
 const PAGES: u64 = 3000;
 /// Pages that each increment changes: data over data, zeros over data, data over zeros.
@@ -202,7 +202,11 @@ fn a_merged_image_takes_the_place_of_what_it_was_made_of() {
         let name = format!("merged-{compressed}.xl");
         let mut sink = dir.sink(&name, compressed);
         let mut last = PageCount(0);
-        merge(&chain, &mut sink, &Cancel::new(), |done| last = done).expect("merged");
+        merge(&chain, &mut sink, &Cancel::new(), |done, total| {
+            assert_eq!(total, PageCount(PAGES));
+            last = done;
+        })
+        .expect("merged");
         assert_eq!(last, PageCount(PAGES));
         is_whole(&dir.path(&name));
         let merged = Chain::open(&dir.path(&name)).expect("an image");
@@ -227,7 +231,7 @@ fn a_merge_that_is_interrupted_leaves_nothing() {
     let cancel = Cancel::new();
     cancel.raise(2);
     let mut sink = dir.sink("merged.xl", false);
-    let error = merge(&chain, &mut sink, &cancel, |_| {}).expect_err("interrupted");
+    let error = merge(&chain, &mut sink, &cancel, |_, _| {}).expect_err("interrupted");
     assert!(matches!(error, MergeError::Interrupted(2)), "{error}");
     drop(sink);
     assert!(!dir.path("merged.xl").exists());

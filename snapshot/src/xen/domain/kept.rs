@@ -44,12 +44,13 @@ impl XenDomain {
                 "its writes have not been tracked since its last image".into()
             ));
         };
-        if let Some(doubt) = self.doubt(&stamp)? {
+        let dirty = self.dirty_now()?;
+        if let Some(doubt) = self.doubt(&stamp, &dirty)? {
             return Ok(Err(doubt));
         }
         Ok(Ok(Tracked {
             since: stamp.image,
-            dirty: self.dirty_now()?.count(),
+            dirty: dirty.count(),
         }))
     }
 
@@ -108,7 +109,7 @@ impl XenDomain {
                     "its writes have not been tracked since that image".into()
                 ));
             };
-            Ok(match self.doubt(&stamp)? {
+            Ok(match self.doubt(&stamp, &self.dirty_now()?)? {
                 Some(doubt) => Err(doubt),
                 None => Ok(stamp),
             })
@@ -215,8 +216,8 @@ impl XenDomain {
         Ok(())
     }
 
-    /// Why what the note says is not to be believed.
-    fn doubt(&self, stamp: &Stamp) -> Result<Option<String>, DomainError> {
+    /// Why what the note says is not to be believed, these pages being dirty.
+    fn doubt(&self, stamp: &Stamp, dirty: &PageSet) -> Result<Option<String>, DomainError> {
         let guest = &self.guest;
         if let Some(pid) = helper::saving(guest.id.get()) {
             return Ok(Some(busy(pid)));
@@ -226,7 +227,7 @@ impl XenDomain {
             return Ok(Some(doubt));
         }
         // Where tracking is off nothing is dirty, and nothing need be switched to see that.
-        let holds = stamp::marks_hold(stamp, &self.dirty_now()?) && self.is_tracked()?;
+        let holds = stamp::marks_hold(stamp, dirty) && self.is_tracked()?;
         Ok((!holds).then(|| {
             "another tool (xl save, xl migrate?) has ended the tracking of its writes".into()
         }))
