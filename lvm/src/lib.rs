@@ -7,6 +7,12 @@
 //! as often as it is called, so that no origin stays held.
 //!
 //! Snapshots of logical volumes are not made yet: a save is of the memory alone ([`MemoryOnly`]),
-//! and the command says so of every guest that has disks.
+//! and the command says so of every guest that has disks. What they will be made with is here: the
+//! volumes as LVM tells them ([`inventory`]), devices held still ([`dm`]), LVM's commands with a
+//! time limit ([`run`]).
+
+pub mod dm;
+pub mod inventory;
+pub mod run;
 
 pub use snapshot::ports::{Disks, MemoryOnly};

@@ -23,6 +23,7 @@ pub mod signals;
 pub mod stock;
 pub mod table;
 pub mod throttle;
+pub mod volumes;
 pub mod xenstored;
 
 pub use plan::{Kind, When};
@@ -114,6 +115,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(faults::tests());
     tests.extend(xenstored::tests());
     tests.extend(endings::tests());
+    tests.extend(volumes::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());
     tests.extend(interference::tests());

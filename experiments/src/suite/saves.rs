@@ -166,7 +166,7 @@ fn ballooned(bench: &Bench) -> Result<String> {
 }
 
 /// Two beats apart, the devices must have moved data and no errors.
-fn devices_go_on(guest: &Guest) -> Result<()> {
+pub(super) fn devices_go_on(guest: &Guest) -> Result<()> {
     let limit = Duration::from_secs(30);
     let first = guest.next_beat(limit)?;
     let mut last = guest.next_beat(limit)?;
@@ -194,10 +194,11 @@ fn devices_go_on(guest: &Guest) -> Result<()> {
 }
 
 /// A loop device on a file; detached when dropped.
-struct Loop(PathBuf);
+pub(super) struct Loop(pub PathBuf);
 
 impl Loop {
-    fn create(file: &Path, mib: u64) -> Result<Self> {
+    /// On a new file of that size.
+    pub fn create(file: &Path, mib: u64) -> Result<Self> {
         std::fs::File::create(file)?.set_len(mib << 20)?;
         let made = process::check(
             Command::new("losetup").args(["--find", "--show"]).arg(file),
