@@ -58,6 +58,7 @@ fn image(path: &Path, compressed: bool, fill: impl Fn(u64) -> u8) {
         id: None,
         parent: None,
         held_pages: None,
+        disks: None,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 5])],

@@ -6,6 +6,7 @@
 //! `xen`) and the [`image`] sit behind them.
 
 mod checksum;
+pub mod disks;
 pub mod embedded;
 pub mod engine;
 mod fault;

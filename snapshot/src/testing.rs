@@ -476,5 +476,6 @@ pub fn some_facts() -> Facts {
         id: None,
         parent: None,
         held_pages: None,
+        disks: None,
     }
 }

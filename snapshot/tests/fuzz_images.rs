@@ -76,6 +76,7 @@ fn image(compression: Option<Compression>, increment: bool) -> Vec<u8> {
             depth: 1,
         }),
         held_pages: increment.then(|| image.held_pages()),
+        disks: None,
     };
     let tail = Tail {
         libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],

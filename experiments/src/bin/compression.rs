@@ -282,6 +282,7 @@ fn superseded(directory: &Path) -> Result<()> {
             id: None,
             parent: None,
             held_pages: None,
+            disks: None,
         };
         let finished = image.finish(&Tail::default(), &facts)?;
         let finish = began.elapsed().as_secs_f64();

@@ -315,6 +315,7 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
             id: self.options.id.clone(),
             parent: self.options.base.as_ref().map(|base| base.parent.clone()),
             held_pages: None,
+            disks: None,
         }
     }
 

@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checksum;
+use crate::disks::DiskFacts;
 use crate::lineage::{ImageId, Parent};
 use crate::policy::StopReason;
 use crate::ports::Identity;
@@ -77,6 +78,9 @@ pub struct Facts {
     /// An increment: how many pages it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_pages: Option<PageCount>,
+    /// The disks at the cut; `None` for an image of the memory alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<DiskFacts>,
 }
 
 /// A trailer that was read.
