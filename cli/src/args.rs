@@ -1,5 +1,6 @@
 //! The command line.
 
+mod disks;
 mod periodic;
 mod restore;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use disks::{DiskArgs, DisksArg};
 pub use periodic::{IncrementalArg, ListArgs, PeriodicArgs, PruneArgs, StatusArgs};
 
 pub use self::restore::{CloneArgs, HowArgs, RestoreArgs};
@@ -55,6 +57,8 @@ Exit codes:
   10   the guest cannot be restored here and now: a name is taken, memory is short, a disk is
        missing or in use; nothing was created
   11   the restore failed on the way; the message says what is left, normally nothing
+  12   a disk of the guest is on no logical volume of which a snapshot can be made, or there is
+       no room for its snapshot; nothing was saved
   129, 130, 131, 143   ended by SIGHUP, SIGINT (Ctrl-C), SIGQUIT, SIGTERM
 Those of `livesave status` are others: those of monitoring plugins.
 
@@ -215,6 +219,10 @@ pub struct SaveArgs {
     /// text.
     #[arg(long, conflicts_with = "quiet")]
     pub json_log: bool,
+
+    /// The disks.
+    #[command(flatten)]
+    pub disk: DiskArgs,
 
     /// Into a directory of images.
     #[command(flatten)]

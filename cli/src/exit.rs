@@ -24,6 +24,7 @@ pub const BAD_IMAGE: u8 = 8;
 const TARGET_MISSED: u8 = 9;
 const NOT_RESTORABLE: u8 = 10;
 const NOT_RESTORED: u8 = 11;
+const NO_DISK_SNAPSHOT: u8 = 12;
 /// A process ended by signal N is seen by a shell as this much more.
 pub const SIGNALLED: u8 = 128;
 
@@ -55,6 +56,9 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
             SaveError::TargetMissed { .. } => TARGET_MISSED,
             _ => FAILED,
         };
+    }
+    if error.is::<lvm::plan::Refusal>() {
+        return NO_DISK_SNAPSHOT;
     }
     if let Some(error) = error.downcast_ref::<OpenError>() {
         return match error {

@@ -71,6 +71,10 @@ impl JsonLines {
             Event::Suspending => ("suspending", json!({})),
             Event::Resumed { window } => ("resumed", Value::Object(fields_of(window))),
             Event::Flushing { pages } => ("flushing", json!({ "pages": pages })),
+            Event::CopyingDisk { vdev, done, total } => (
+                "copying-disk",
+                json!({ "disk": vdev, "done": done, "total": total }),
+            ),
             Event::Warning(text) => ("warning", json!({ "text": text })),
         }
     }

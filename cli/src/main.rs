@@ -4,6 +4,7 @@ mod args;
 mod clone;
 mod compare;
 mod demo;
+mod disks;
 mod exit;
 mod extract;
 mod generate;
@@ -67,7 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Guardian { args }) => {
             // The save answers Ctrl-C and its kin; the guardian waits for what comes of it.
             signals::cancel_on_signals()?;
-            return Ok(xen::guardian_main(&args));
+            return Ok(xen::guardian_main(&args, &disks::CARE));
         }
         Some(Command::EmbeddedGuest { args }) => return Ok(embedded::guest_main(args)),
         None => match cli.save {

@@ -13,6 +13,7 @@ use snapshot::units::CpuPercent;
 use snapshot::xen::{Guarding, XenDomain};
 
 use crate::args::PlanArgs;
+use crate::disks;
 use crate::out::{line, note, span, warn};
 use crate::save::{OWN_PROGRAM, history, limits};
 use crate::signals;
@@ -25,7 +26,7 @@ const NO_SUSPEND: Duration = Duration::from_secs(60);
 /// Watches the domain and prints what a save would be like.
 pub fn run(args: &PlanArgs) -> Result<()> {
     let cancel = signals::cancel_on_signals()?;
-    let mut domain = XenDomain::open(&args.domain, &cancel)?;
+    let mut domain = XenDomain::open(&args.domain, &disks::CARE, &cancel)?;
     domain.on_notice(Box::new(note));
     // Its dirty tracking is switched off whatever becomes of this process.
     domain.guarded(Guarding {
@@ -33,6 +34,8 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         partial: None,
         suspend_timeout: NO_SUSPEND,
         silence: NO_SUSPEND,
+        stall: NO_SUSPEND,
+        disks: String::new(),
     })?;
     let identity = domain.identity().clone();
     let past = history().of(&identity.uuid);

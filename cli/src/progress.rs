@@ -79,6 +79,16 @@ impl Observer for Bars {
                 self.bar.set_message(self.rates(*pages));
                 self.bar.set_position(pages.bytes().0);
             }
+            Event::CopyingDisk { vdev, done, total } => {
+                if self.bar.is_finished() || self.bar.length() != Some(total.0) {
+                    self.bar = bytes(total.0);
+                }
+                self.bar.set_position(done.0);
+                self.bar.set_message((*vdev).to_owned());
+                if done == total {
+                    self.bar.finish_and_clear();
+                }
+            }
             Event::RoundEnded { round, .. } => {
                 self.last = Some((round.dirty_rate, round.window_s));
                 self.bar.finish_and_clear();
@@ -159,7 +169,13 @@ fn text_of(event: &Event<'_>) -> Option<String> {
         Event::Flushing { pages } => {
             format!("Writing the {pages} captured and making the image durable")
         }
-        Event::RoundStarted { .. } | Event::Progress { .. } | Event::Warning(_) => return None,
+        Event::CopyingDisk { vdev, done, total } if done == total => {
+            format!("Copied disk {vdev}, {total}")
+        }
+        Event::RoundStarted { .. }
+        | Event::Progress { .. }
+        | Event::CopyingDisk { .. }
+        | Event::Warning(_) => return None,
     })
 }
 

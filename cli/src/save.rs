@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use lvm::MemoryOnly;
 use serde::Serialize;
+use snapshot::disks::{DiskFacts, Kept};
 use snapshot::forecast::PastWindow;
 use snapshot::history::History;
 use snapshot::image::file::{Existing, partial_name};
@@ -17,11 +17,11 @@ use snapshot::xen::{self, Guarding, XenDomain};
 use snapshot::{Mode, OnMiss, Options, Report, Save, SaveError};
 
 use crate::args::{CompressArg, IncrementalArg, ModeArg, OnMissArg, SaveArgs, ThrottleArg};
-use crate::out::{self, line, note, span, warn};
+use crate::out::{self, line, note, span};
 use crate::periodic::incremental::Beginning;
 use crate::periodic::prune::{self, Pruned, must_be_ours_alone};
 use crate::periodic::{name, room};
-use crate::{log, progress, signals};
+use crate::{disks, log, progress, signals};
 
 /// The windows of earlier saves are kept here.
 const WINDOWS: &str = "/run/livesave/windows";
@@ -88,7 +88,7 @@ fn attempt(
     incremental: Option<IncrementalArg>,
     cancel: &Cancel,
 ) -> Result<Report> {
-    let mut domain = XenDomain::open_when_free(&args.domain, args.wait, cancel)?;
+    let mut domain = XenDomain::open_when_free(&args.domain, args.wait, &disks::CARE, cancel)?;
     domain.on_notice(Box::new(note));
     if args.throttle_by == ThrottleArg::Pauses {
         domain.throttle_by_pauses();
@@ -110,6 +110,13 @@ fn attempt(
     {
         must_be_ours_alone(dir)?;
     }
+    let past = history().of(&domain.identity().uuid);
+    let options = Options {
+        base,
+        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
+        ..options(args, past)
+    };
+    let settled = disks::settle(&args.disk, &domain, options.id.as_ref(), &path)?;
     let existing = if args.force {
         Existing::Replace
     } else {
@@ -120,8 +127,10 @@ fn attempt(
         partial: partial_name(&path).ok(),
         suspend_timeout: args.timeout,
         silence: args.hang_limit,
+        stall: args.disk.disk_limit,
+        disks: settled.text(),
     })?;
-    let compression = match (&base, args.compress) {
+    let compression = match (&options.base, args.compress) {
         // An increment is never raw.
         (Some(_), CompressArg::None) => compression(CompressArg::Zstd(1), args.threads),
         (_, asked) => compression(asked, args.threads),
@@ -130,25 +139,16 @@ fn attempt(
     let index = compared.as_ref().map(Chain::index).transpose();
     let index = index.map_err(|error| SaveError::BaseLost(error.to_string()))?;
     let mut sink = Compared::new(sink, index);
-    if !args.quiet {
-        warn_of_disks(&domain);
-    }
+    let mut disks = settled.start(&args.disk, &domain, args.quiet, cancel);
     let mut observer = if args.json_log {
         log::observer()
     } else {
         progress::observer(args.quiet)
     };
-    let history = history();
-    let uuid = domain.identity().uuid.clone();
-    let options = Options {
-        base,
-        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
-        ..options(args, history.of(&uuid))
-    };
     let report = Save::new(
         &mut domain,
         &mut sink,
-        &mut MemoryOnly,
+        &mut *disks,
         &mut *observer,
         cancel,
         options,
@@ -157,7 +157,7 @@ fn attempt(
     drop(observer);
     if let Some(window) = lesson(&report) {
         // The image is whole; the next forecast will be worse by it, and that is all.
-        let _ = history.add(&uuid, window);
+        let _ = history().add(&report.facts.domain.uuid, window);
     }
     Ok(report)
 }
@@ -300,22 +300,6 @@ fn image_path(args: &SaveArgs, identity: &Identity, increment: bool) -> PathBuf 
     }
 }
 
-fn warn_of_disks(domain: &XenDomain) {
-    let disks = domain.disks();
-    if disks.is_empty() {
-        return;
-    }
-    let list: Vec<_> = disks
-        .iter()
-        .map(|(name, on)| format!("{name} ({on})"))
-        .collect();
-    warn(&format!(
-        "memory only: the disks {} are not part of the image; restore it only \
-         with disks as they were at the cut",
-        list.join(", ")
-    ));
-}
-
 fn summary(report: &Report) -> String {
     let throttled = report.facts.brownout.as_ref().map(|brownout| {
         let lowest = brownout.caps.iter().map(|step| step.cap).min();
@@ -330,8 +314,9 @@ fn summary(report: &Report) -> String {
         let held = report.facts.held_pages.unwrap_or_default();
         format!(", {} written since {}", held.bytes(), parent.file)
     });
+    let disks = report.facts.disks.as_ref().map(disks_line);
     format!(
-        "Saved {} to {}{}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}",
+        "Saved {} to {}{}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}{}",
         report.facts.domain.name,
         report.image,
         what.unwrap_or_default(),
@@ -341,5 +326,22 @@ fn summary(report: &Report) -> String {
         span(report.facts.window.total_s),
         span(report.facts.window.suspended_s),
         throttled.unwrap_or_default(),
+        disks.unwrap_or_default(),
+    )
+}
+
+fn disks_line(disks: &DiskFacts) -> String {
+    let count = |of: fn(&Kept) -> bool| disks.disks.iter().filter(|disk| of(&disk.kept)).count();
+    let snapshots = count(|kept| matches!(kept, Kept::Snapshot(_)));
+    let copies = count(|kept| matches!(kept, Kept::Copy(_)));
+    let (number, what) = match (snapshots, copies) {
+        (0, 0) => return "; no disk that the guest can write to".to_owned(),
+        (0, copies) => (copies, "copied"),
+        (snapshots, _) => (snapshots, "snapshotted"),
+    };
+    format!(
+        "; {number} {} {what}, whose I/O waited for {}",
+        if number == 1 { "disk" } else { "disks" },
+        span(disks.stall_s)
     )
 }

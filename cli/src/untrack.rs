@@ -5,12 +5,12 @@ use snapshot::xen::XenDomain;
 
 use crate::args::UntrackArgs;
 use crate::out::line;
-use crate::signals;
+use crate::{disks, signals};
 
 /// Ends the tracking that incremental saves left on.
 pub fn run(args: &UntrackArgs) -> Result<()> {
     let cancel = signals::cancel_on_signals()?;
-    let mut domain = XenDomain::open(&args.domain, &cancel)?;
+    let mut domain = XenDomain::open(&args.domain, &disks::CARE, &cancel)?;
     line(if domain.untrack()? {
         "Its writes are no longer tracked; the next incremental image will be a full one"
     } else {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use snapshot::units::Bytes;
 
+use crate::dm::Device;
 use crate::run::{Run, RunError};
 
 /// What `lvs` is asked for.
 const FIELDS: &str = "lv_name,lv_uuid,vg_name,vg_uuid,vg_free,vg_extent_size,lv_size,segtype,\
-    pool_lv,origin,lv_attr,lv_tags,data_percent,metadata_percent,lv_kernel_major,lv_kernel_minor";
+    pool_lv,thin_id,origin,lv_attr,lv_tags,data_percent,metadata_percent,lv_kernel_major,lv_kernel_minor";
 
 /// LVM could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,8 @@ pub struct Volume {
     pub layout: Layout,
     /// Its thin pool.
     pub pool: Option<String>,
+    /// By what number its thin pool knows it.
+    pub thin_id: Option<u64>,
     /// What it is a snapshot of.
     pub origin: Option<String>,
     /// Its tags.
@@ -83,6 +86,12 @@ impl Volume {
     pub fn dm_uuid(&self) -> String {
         let plain = |uuid: &str| uuid.replace('-', "");
         format!("LVM-{}{}", plain(&self.vg_uuid), plain(&self.uuid))
+    }
+
+    /// Its device in device-mapper.
+    #[must_use]
+    pub fn dm_device(&self) -> Device {
+        Device::Uuid(self.dm_uuid())
     }
 }
 
@@ -142,6 +151,7 @@ struct Row {
     lv_size: String,
     segtype: String,
     pool_lv: String,
+    thin_id: String,
     origin: String,
     lv_attr: String,
     lv_tags: String,
@@ -165,6 +175,7 @@ impl Row {
                 .ok()
                 .zip(self.lv_kernel_minor.parse().ok()),
             pool: some(&self.pool_lv),
+            thin_id: self.thin_id.parse().ok(),
             origin: some(&self.origin),
             tags: self.lv_tags.split(',').filter_map(some).collect(),
             data_percent: self.data_percent.parse().ok(),
@@ -210,10 +221,12 @@ mod tests {
                 "lv_attr":"{attr}", {more}}}"#
             )
         };
-        let none = r#""pool_lv":"", "origin":"", "lv_tags":"", "data_percent":"",
+        let none = r#""pool_lv":"", "thin_id":"", "origin":"", "lv_tags":"", "data_percent":"",
             "metadata_percent":"", "lv_kernel_major":"253", "lv_kernel_minor":"4""#;
         let pool = none.replace(r#""data_percent":"""#, r#""data_percent":"91.50""#);
-        let thin = none.replace(r#""pool_lv":"""#, r#""pool_lv":"pool""#);
+        let thin = none
+            .replace(r#""pool_lv":"""#, r#""pool_lv":"pool""#)
+            .replace(r#""thin_id":"""#, r#""thin_id":"3""#);
         let snap = none
             .replace(r#""origin":"""#, r#""origin":"root""#)
             .replace(r#""lv_tags":"""#, r#""lv_tags":"livesave,x=1""#)
@@ -260,6 +273,7 @@ mod tests {
         );
         assert_eq!(pool.data_percent, Some(91.5));
         assert_eq!(data.pool.as_deref(), Some("pool"));
+        assert_eq!(data.thin_id, Some(3));
         assert_eq!(snap.origin.as_deref(), Some("root"));
         assert_eq!(snap.tags, ["livesave", "x=1"]);
         assert_eq!(snap.device, None);

@@ -11,8 +11,15 @@
 //! volumes as LVM tells them ([`inventory`]), devices held still ([`dm`]), LVM's commands with a
 //! time limit ([`run`]).
 
+pub mod care;
+pub mod commands;
+pub mod copy;
+pub mod cut;
 pub mod dm;
 pub mod inventory;
+pub mod plan;
 pub mod run;
+pub mod snapshots;
+pub mod tags;
 
 pub use snapshot::ports::{Disks, MemoryOnly};

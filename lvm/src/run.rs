@@ -3,6 +3,8 @@
 //! A command that hangs must not hold anybody up: it is killed with all that it has started, and
 //! not waited for any longer.
 
+mod sys;
+
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -54,7 +56,7 @@ pub enum RunError {
 
 /// Runs commands; tests put another in its place.
 pub trait Run {
-    /// Runs `program` with `arguments` to its end, for `limit` at most, and returns its standard
+    /// Runs `program` with `arguments` to its end (it is killed if this thread ends), for `limit` at most, and returns its standard
     /// output. `meanwhile` is called every few milliseconds until then.
     ///
     /// # Errors
@@ -122,7 +124,9 @@ fn start(program: &str, arguments: &[OsString]) -> io::Result<Child> {
         "{}:/usr/sbin:/sbin",
         std::env::var("PATH").unwrap_or_default()
     );
-    Command::new(program)
+    let mut command = Command::new(program);
+    sys::dies_with_us(&mut command);
+    command
         .args(arguments)
         .env("PATH", path)
         // Its words and numbers are read.

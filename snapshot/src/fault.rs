@@ -21,29 +21,29 @@
 /// The save passes here.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
-pub(crate) fn point(_: &str) {}
+pub fn point(_: &str) {}
 
 /// A call follows that a test may have fail.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
-pub(crate) fn call(_: &str) -> std::io::Result<()> {
+pub fn call(_: &str) -> std::io::Result<()> {
     Ok(())
 }
 
 /// Whom `kill-both` kills first.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
-pub(crate) fn guardian_is(_: u32) {}
+pub fn guardian_is(_: u32) {}
 
 /// How long a guest is watched that may suspend late; a test may have no time for that.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
-pub(crate) fn watch_time(time: std::time::Duration) -> std::time::Duration {
+pub fn watch_time(time: std::time::Duration) -> std::time::Duration {
     time
 }
 
 #[cfg(feature = "fault-points")]
-pub(crate) use built_in::{call, guardian_is, point, watch_time};
+pub use built_in::{call, guardian_is, point, watch_time};
 
 #[cfg(feature = "fault-points")]
 mod built_in {
@@ -60,19 +60,19 @@ mod built_in {
     static PASSED: AtomicU32 = AtomicU32::new(0);
 
     /// Whom `kill-both` kills first.
-    pub(crate) fn guardian_is(pid: u32) {
+    pub fn guardian_is(pid: u32) {
         GUARDIAN.store(pid.cast_signed(), Ordering::SeqCst);
     }
 
     /// The save passes here.
-    pub(crate) fn point(name: &str) {
+    pub fn point(name: &str) {
         if let Err(error) = call(name) {
             eprintln!("livesave: LIVESAVE_FAULT: no call at {name:?} could fail ({error})");
         }
     }
 
     /// A call follows that a test may have fail.
-    pub(crate) fn call(name: &str) -> io::Result<()> {
+    pub fn call(name: &str) -> io::Result<()> {
         let Ok(text) = std::env::var("LIVESAVE_FAULT") else {
             return Ok(());
         };
@@ -106,7 +106,7 @@ mod built_in {
     }
 
     /// `LIVESAVE_WATCH_MS`, if it is set.
-    pub(crate) fn watch_time(time: Duration) -> Duration {
+    pub fn watch_time(time: Duration) -> Duration {
         let wanted = std::env::var("LIVESAVE_WATCH_MS").ok();
         wanted
             .and_then(|ms| ms.parse().ok())

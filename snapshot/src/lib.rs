@@ -9,7 +9,8 @@ mod checksum;
 pub mod disks;
 pub mod embedded;
 pub mod engine;
-mod fault;
+#[doc(hidden)]
+pub mod fault;
 pub mod forecast;
 pub mod guardian;
 pub mod history;

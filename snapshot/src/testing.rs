@@ -7,17 +7,19 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use crate::disks::DiskFacts;
 use crate::image::trailer::Facts;
 use crate::image::{GuestType, Preamble, Record, Tail, libxc};
 use crate::lineage::ImageId;
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
+
 use crate::page_set::PageSet;
 use crate::policy::StopReason;
 use crate::ports::{
     BoxError, Cancel, Cpu, Disks, Domain, DomainError, Identity, MappedPages, Mapper, Meanwhile,
 };
 use crate::report::Window;
-use crate::units::{CpuPercent, PageCount, Pfn};
+use crate::units::{Bytes, CpuPercent, PageCount, Pfn};
 
 /// Counts calls and fails the one that was asked for.
 #[derive(Clone, Default)]
@@ -64,7 +66,7 @@ pub struct FakeDomain {
     pub memory: Memory,
     pub pages: PageSet,
     pub writes: Vec<Vec<u64>>,
-    /// After that many fetches the set of pages becomes this one.
+    /// After that many fetches the set of pages becomes this one; 0 is while it suspends.
     pub resize: Option<(usize, PageSet)>,
     /// How often the memory map is in motion before it can be had.
     pub moving: u32,
@@ -298,6 +300,9 @@ impl Domain for FakeDomain {
         if let Some(signal) = cancel.raised() {
             return Err(DomainError::Interrupted(signal));
         }
+        if let Some((_, pages)) = self.resize.take_if(|(at, _)| *at == 0) {
+            self.pages = pages;
+        }
         // It is looked at a few times before it stands, and writes on between the looks.
         for ms in 0..100 {
             if meanwhile.moment(Duration::from_millis(ms)) {
@@ -401,11 +406,16 @@ impl MappedPages for FakeBatch<'_> {
     }
 }
 
-/// Disks that remember whether they were undone.
+/// Disks that remember what is left of what was done to them.
 #[derive(Default)]
 pub struct FakeDisks {
     pub faults: Faults,
+    /// Something was made, and no image has it.
     pub open: bool,
+    /// The guest's I/O waits.
+    pub held: bool,
+    /// How often that ended without a use of the cut.
+    pub let_go: u32,
 }
 
 impl Disks for FakeDisks {
@@ -413,16 +423,41 @@ impl Disks for FakeDisks {
         self.open = true;
         self.faults.call("disks.prepare")
     }
+    fn begin_cut(&mut self) {
+        self.held = true;
+    }
     fn cut(&mut self) -> Result<(), BoxError> {
+        assert!(self.held, "not begun");
         self.faults.call("disks.cut")
     }
+    fn resumed(&mut self) {
+        assert!(self.held, "not cut");
+    }
+    fn let_go(&mut self) -> Result<(), BoxError> {
+        self.held = false;
+        self.let_go += 1;
+        Ok(())
+    }
     fn commit(&mut self) -> Result<(), BoxError> {
-        self.faults.call("disks.commit")?;
+        self.held = false;
+        self.faults.call("disks.commit")
+    }
+    fn keep(
+        &mut self,
+        progress: &mut dyn FnMut(&str, Bytes, Bytes),
+    ) -> Result<Option<DiskFacts>, BoxError> {
+        self.faults.call("disks.keep")?;
+        progress("xvda", Bytes(1), Bytes(2));
+        Ok(Some(DiskFacts::default()))
+    }
+    fn settle(&mut self) -> Result<(), BoxError> {
         self.open = false;
         Ok(())
     }
-    fn undo(&mut self) {
+    fn undo(&mut self) -> Result<(), BoxError> {
         self.open = false;
+        self.held = false;
+        Ok(())
     }
 }
 

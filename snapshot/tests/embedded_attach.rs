@@ -9,7 +9,7 @@ use snapshot::embedded::{
     Charge, EmbeddedDomain, EmbeddedGuest, GuestError, GuestSpec, GuestStatus, Pattern,
     TrackerChoice, Workload,
 };
-use snapshot::guardian::{Caps, Entry, Journal, PutRight, Slowed, State, Stop};
+use snapshot::guardian::{Caps, DiskState, Entry, Journal, PutRight, Slowed, State, Stop};
 use snapshot::ports::{Cancel, Domain};
 use snapshot::{Bytes, CpuPercent, PageSet};
 
@@ -76,6 +76,7 @@ impl Stage {
             uuid,
             partial: None,
             caps: Caps::default(),
+            disks: String::new(),
         }
     }
 }
@@ -84,6 +85,7 @@ const HELD_UP: State = State {
     tracking: true,
     stop: Stop::Suspended,
     slowed: Slowed::No,
+    disks: DiskState::No,
 };
 
 /// One that nothing is noted in.

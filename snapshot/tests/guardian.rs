@@ -103,6 +103,7 @@ fn guardian(directory: &Path) -> ExitCode {
         look: 20 * MS,
         handshake: 2 * SILENCE,
         silence: SILENCE,
+        stall: SILENCE,
         retry: Duration::from_secs(10),
     };
     let open = || {
@@ -126,6 +127,7 @@ fn worker(directory: &Path, state: &str, deed: &str) -> ExitCode {
         uuid: UUID.into(),
         partial: Some(directory.join("partial")),
         caps: Caps::default(),
+        disks: String::new(),
     };
     journal.begin(&entry).expect("begun");
     let program = std::env::current_exe().expect("own path");
@@ -197,6 +199,7 @@ fn state_of(name: &str) -> State {
             "pulsing" => Slowed::Pulsing,
             other => panic!("{other}"),
         },
+        ..State::NONE
     }
 }
 

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, getpid, kill_process};
+use snapshot::guardian::NoDisks;
 use snapshot::ports::{Cancel, Domain};
 use snapshot::units::CpuPercent;
 use snapshot::xen::{Guarding, XenDomain};
@@ -60,13 +61,15 @@ pub fn hold(spec: &str, livesave: &Path) -> Result<()> {
         bail!("no such deed: {then}");
     }
     let limit = CpuPercent(limit.parse()?);
-    let mut guest = XenDomain::open(domain, &Cancel::new())?;
+    let mut guest = XenDomain::open(domain, &NoDisks, &Cancel::new())?;
     guest.on_notice(Box::new(|text| eprintln!("{text}")));
     guest.guarded(Guarding {
         program: livesave.to_owned(),
         partial: None,
         suspend_timeout: Duration::from_secs(10),
         silence: Duration::from_millis(silence_ms.parse()?),
+        stall: Duration::ZERO,
+        disks: String::new(),
     })?;
     if how == "pauses" {
         guest.throttle_by_pauses();

@@ -3,6 +3,7 @@
 use super::process::{self, Finished, Running};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use snapshot::disks::DiskFacts;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub mod exit {
     pub const TARGET_MISSED: i32 = 9;
     /// The guest cannot be restored here and now.
     pub const NOT_RESTORABLE: i32 = 10;
+    /// There is no snapshot of a disk to be had.
+    pub const NO_DISK_SNAPSHOT: i32 = 12;
 }
 
 /// What `--json` prints; only what the tests and tables look at.
@@ -62,6 +65,9 @@ pub struct Report {
     /// What an increment is built on.
     #[serde(default)]
     pub parent: Option<serde_json::Value>,
+    /// The disks at the cut, if they were saved.
+    #[serde(default)]
+    pub disks: Option<DiskFacts>,
 }
 
 impl Report {

@@ -174,6 +174,7 @@ pub fn guard(arguments: &[OsString]) -> ExitCode {
         look: Duration::from_millis(20),
         handshake: SUSPEND_TIMEOUT + SILENCE,
         silence: SILENCE,
+        stall: SILENCE,
         retry: Duration::from_secs(10),
     };
     let outcome = if job.sabotage {

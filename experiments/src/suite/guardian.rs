@@ -65,6 +65,7 @@ fn cost_of_a_note(bench: &Bench) -> Result<String> {
         uuid: "0".repeat(36),
         partial: None,
         caps: Caps::default(),
+        disks: String::new(),
     })?;
     let state = State {
         tracking: true,

@@ -4,11 +4,11 @@
 use super::{Bench, Kind, Test};
 use crate::dom0::console::Mark;
 use crate::dom0::guest::Guest;
-use crate::dom0::livesave::Report;
+use crate::dom0::livesave::{Report, exit};
 use crate::dom0::pool::Lent;
 use crate::dom0::spec::Spec;
 use crate::dom0::{echo, image, process};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -226,10 +226,21 @@ fn vif_and_disk(bench: &Bench) -> Result<String> {
         spec.with("disk=1").with("net=10.77.0.5")
     })?;
     devices_go_on(&guest).context("before the save")?;
-    let (_, _) = save(bench, &guest, &bench.image("first.xl"), &[])?;
+    // Its disk is no logical volume.
+    let path = bench.image("first.xl");
+    let refused = bench
+        .livesave
+        .must_fail(&guest.spec.name, &path, &[], exit::NO_DISK_SNAPSHOT)?;
+    ensure!(
+        refused.stderr.contains("xvda") && refused.stderr.contains("--disks memory-only"),
+        "{}",
+        refused.stderr
+    );
+    let memory_only = ["--disks", "memory-only"];
+    let (_, _) = save(bench, &guest, &path, &memory_only)?;
     devices_go_on(&guest).context("the source after its save")?;
-    std::fs::remove_file(bench.image("first.xl"))?;
-    let note = finish(bench, guest, &[])?;
+    std::fs::remove_file(&path)?;
+    let note = finish(bench, guest, &memory_only)?;
     std::fs::remove_file(bench.results.join("disk.img"))?;
     Ok(note)
 }

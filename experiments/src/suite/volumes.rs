@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lvm::dm::{Dm, Status};
+use lvm::dm::{Device, Dm, Status};
 use lvm::inventory::{Layout, Volume, volumes};
 use lvm::run::{Host, Run, RunError};
 
@@ -94,15 +94,18 @@ fn held(bench: &Bench, layout: Layout) -> Result<String> {
         spec.small().with("disk=1")
     })?;
     devices_go_on(&guest).context("before")?;
-    let (dm, uuid) = (Dm::open()?, disk.dm_uuid());
-    ensure!(dm.status("LVM-none")?.is_none(), "a device that is none");
-    let is_held = || Ok::<_, anyhow::Error>(dm.status(&uuid)?.context("no device")?.held);
+    let (dm, device) = (Dm::open()?, disk.dm_device());
+    ensure!(
+        dm.status(&Device::Uuid("LVM-none".into()))?.is_none(),
+        "a device that is none"
+    );
+    let is_held = || Ok::<_, anyhow::Error>(dm.status(&device)?.context("no device")?.held);
     ensure!(!is_held()?, "held before it is");
 
     // Whatever fails from here on, it is let go.
-    let _let_go = LetGo(&dm, &uuid);
+    let _let_go = LetGo(&dm, &device);
     let began = Instant::now();
-    dm.hold(&uuid)?;
+    dm.hold(&device)?;
     let hold = began.elapsed();
     ensure!(is_held()?, "not held");
     let first = guest.next_beat(LIMIT)?;
@@ -129,14 +132,14 @@ fn held(bench: &Bench, layout: Layout) -> Result<String> {
     if layout == Layout::Thin {
         // No snapshot of a thin volume that somebody else holds: `lvcreate -s` says that it made one,
         // and has not told the pool (LVM 2.03.16).
-        dm.let_go(&uuid)?;
+        dm.let_go(&device)?;
     }
     let note = match layout {
         Layout::Thin => String::new(),
         _ => snapshot(&disk, &dm)?,
     };
     ensure!(!is_held()?, "it is still held");
-    dm.let_go(&uuid)?;
+    dm.let_go(&device)?;
     devices_go_on(&guest).context("afterwards")?;
     bench.must_be_unharmed(&guest)?;
     guest.destroy()?;
@@ -156,7 +159,7 @@ fn snapshot(disk: &Volume, dm: &Dm) -> Result<String> {
         &arguments.map(OsString::from),
         LIMIT,
         &mut || {
-            let status = dm.status(&disk.dm_uuid());
+            let status = dm.status(&disk.dm_device());
             if free.is_none() && matches!(status, Ok(Some(Status { held: false, .. }))) {
                 free = Some(began.elapsed());
             }
@@ -178,7 +181,7 @@ fn snapshot(disk: &Volume, dm: &Dm) -> Result<String> {
 }
 
 /// A device that is not to stay held.
-struct LetGo<'a>(&'a Dm, &'a str);
+struct LetGo<'a>(&'a Dm, &'a Device);
 
 impl Drop for LetGo<'_> {
     fn drop(&mut self) {

@@ -3,10 +3,11 @@
 //! LVM's commands do all that changes volumes; here is only what has to take milliseconds and start
 //! no process: a device is held (I/O that arrives waits, what is under way is done first) and let go.
 //! A device is told by its UUID, which LVM makes of the group's and the volume's, so that one that
-//! was removed meanwhile is never taken for another.
+//! was removed meanwhile is never taken for another; or by a name that nobody else gives.
 
 mod sys;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 
@@ -20,16 +21,43 @@ pub enum DmError {
     #[error("Failed to open {CONTROL}")]
     Open(#[source] io::Error),
     /// A call on a device failed.
-    #[error("Failed to {operation} device {uuid}")]
+    #[error("Failed to {operation} device {device}")]
     Call {
         /// What was being done, to stand after "failed to".
         operation: &'static str,
         /// The device.
-        uuid: String,
+        device: Device,
         /// Why.
         #[source]
         source: io::Error,
     },
+}
+
+/// A device of device-mapper.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The one with that UUID.
+    Uuid(String),
+    /// The one with that name.
+    Name(String),
+}
+
+impl Device {
+    /// The device that LVM makes for a volume; `layer` is `cow` or `real` for one beneath it.
+    #[must_use]
+    pub fn of(vg: &str, name: &str, layer: Option<&str>) -> Self {
+        let plain = |name: &str| name.replace('-', "--");
+        let layer = layer.map(|layer| format!("-{layer}")).unwrap_or_default();
+        Self::Name(format!("{}-{}{layer}", plain(vg), plain(name)))
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Uuid(text) | Self::Name(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// How a device is.
@@ -62,14 +90,14 @@ impl Dm {
     ///
     /// # Errors
     /// [`DmError::Call`].
-    pub fn status(&self, uuid: &str) -> Result<Option<Status>, DmError> {
-        match sys::call(&self.control, sys::DEV_STATUS, uuid, 0) {
+    pub fn status(&self, device: &Device) -> Result<Option<Status>, DmError> {
+        match sys::call(&self.control, sys::DEV_STATUS, device, 0) {
             Ok(flags) => Ok(Some(Status {
                 held: flags & sys::SUSPENDED != 0,
                 has_new_table: flags & sys::INACTIVE_PRESENT != 0,
             })),
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-            Err(source) => Err(failed("look at", uuid, source)),
+            Err(source) => Err(failed("look at", device, source)),
         }
     }
 
@@ -78,38 +106,59 @@ impl Dm {
     ///
     /// # Errors
     /// [`DmError::Call`]; the device is not held.
-    pub fn hold(&self, uuid: &str) -> Result<(), DmError> {
-        let held = sys::call(&self.control, sys::DEV_SUSPEND, uuid, sys::SUSPENDED);
+    pub fn hold(&self, device: &Device) -> Result<(), DmError> {
+        let held = sys::call(&self.control, sys::DEV_SUSPEND, device, sys::SUSPENDED);
         held.map(drop)
-            .map_err(|source| failed("hold", uuid, source))
+            .map_err(|source| failed("hold", device, source))
     }
 
     /// Lets a held device go; nothing to do for one that is not held.
     ///
     /// # Errors
     /// [`DmError::Call`]; may be called again.
-    pub fn let_go(&self, uuid: &str) -> Result<(), DmError> {
-        let gone = sys::call(&self.control, sys::DEV_SUSPEND, uuid, 0);
+    pub fn let_go(&self, device: &Device) -> Result<(), DmError> {
+        let gone = sys::call(&self.control, sys::DEV_SUSPEND, device, 0);
         gone.map(drop)
-            .map_err(|source| failed("let go", uuid, source))
+            .map_err(|source| failed("let go", device, source))
+    }
+
+    /// Sends a message to the target of a device, a thin pool's.
+    ///
+    /// # Errors
+    /// [`DmError::Call`].
+    pub fn message(&self, device: &Device, text: &str) -> Result<(), DmError> {
+        sys::message(&self.control, device, text)
+            .map_err(|source| failed("send a message to", device, source))
     }
 
     /// Drops a table that was loaded and does not apply yet.
     ///
     /// # Errors
     /// [`DmError::Call`].
-    pub fn drop_new_table(&self, uuid: &str) -> Result<(), DmError> {
-        let dropped = sys::call(&self.control, sys::TABLE_CLEAR, uuid, 0);
+    pub fn drop_new_table(&self, device: &Device) -> Result<(), DmError> {
+        let dropped = sys::call(&self.control, sys::TABLE_CLEAR, device, 0);
         dropped
             .map(drop)
-            .map_err(|source| failed("drop the new table of", uuid, source))
+            .map_err(|source| failed("drop the new table of", device, source))
     }
 }
 
-fn failed(operation: &'static str, uuid: &str, source: io::Error) -> DmError {
+fn failed(operation: &'static str, device: &Device, source: io::Error) -> DmError {
     DmError::Call {
         operation,
-        uuid: uuid.to_owned(),
+        device: device.clone(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_lvm_names_them() {
+        let device = Device::of("vg-0", "root.livesave-1", Some("cow"));
+        assert_eq!(device.to_string(), "vg--0-root.livesave--1-cow");
+        assert_eq!(Device::of("vg", "a", None).to_string(), "vg-a");
     }
 }

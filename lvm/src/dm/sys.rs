@@ -4,12 +4,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use super::Device;
+
 /// `DM_DEV_SUSPEND_CMD`: holds a device, or lets it go.
 pub const DEV_SUSPEND: u8 = 6;
 /// `DM_DEV_STATUS_CMD`.
 pub const DEV_STATUS: u8 = 7;
 /// `DM_TABLE_CLEAR_CMD`.
 pub const TABLE_CLEAR: u8 = 10;
+/// `DM_TARGET_MSG_CMD`.
+const TARGET_MSG: u8 = 14;
 
 /// `DM_SUSPEND_FLAG`.
 pub const SUSPENDED: u32 = 1 << 1;
@@ -41,37 +45,90 @@ struct Request {
 const SIZE: usize = size_of::<Request>();
 const _: () = assert!(SIZE == 312);
 
-/// Makes a call on the device of that UUID; returns the flags that the kernel answers.
-pub fn call(control: &File, command: u8, uuid: &str, flags: u32) -> io::Result<u32> {
-    let mut request = Request {
-        version: VERSION,
-        data_size: SIZE as u32,
-        data_start: SIZE as u32,
-        target_count: 0,
-        open_count: 0,
-        flags,
-        event_nr: 0,
-        padding: 0,
-        dev: 0,
-        name: [0; 128],
-        uuid: [0; 129],
-        data: [0; 7],
-    };
-    // With a zero at its end.
-    let room = request.uuid.get_mut(..uuid.len());
-    match room {
-        Some(room) if !uuid.is_empty() && uuid.len() < 129 => room.copy_from_slice(uuid.as_bytes()),
-        _ => return Err(io::ErrorKind::InvalidInput.into()),
+/// A request with a message: `struct dm_target_msg` follows.
+#[repr(C)]
+struct Message {
+    head: Request,
+    sector: u64,
+    /// With a zero at its end.
+    text: [u8; 128],
+}
+
+impl Request {
+    fn new(device: &Device, flags: u32, size: usize) -> io::Result<Self> {
+        let mut request = Self {
+            version: VERSION,
+            data_size: size as u32,
+            data_start: SIZE as u32,
+            target_count: 0,
+            open_count: 0,
+            flags,
+            event_nr: 0,
+            padding: 0,
+            dev: 0,
+            name: [0; 128],
+            uuid: [0; 129],
+            data: [0; 7],
+        };
+        match device {
+            Device::Uuid(uuid) => put(&mut request.uuid, uuid)?,
+            Device::Name(name) => put(&mut request.name, name)?,
+        }
+        Ok(request)
     }
-    // _IOWR(TYPE, command, struct dm_ioctl)
-    let number = 3 << 30 | (SIZE as u64) << 16 | TYPE << 8 | u64::from(command);
+}
+
+/// With a zero at its end; never cut short.
+fn put(field: &mut [u8], text: &str) -> io::Result<()> {
+    match field.get_mut(..=text.len()) {
+        Some([room @ .., end]) if !text.is_empty() => {
+            room.copy_from_slice(text.as_bytes());
+            *end = 0;
+            Ok(())
+        }
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// `_IOWR(TYPE, command, struct dm_ioctl)`
+fn number(command: u8) -> u64 {
+    3 << 30 | (SIZE as u64) << 16 | TYPE << 8 | u64::from(command)
+}
+
+/// Makes a call on a device; returns the flags that the kernel answers.
+pub fn call(control: &File, command: u8, device: &Device, flags: u32) -> io::Result<u32> {
+    let mut request = Request::new(device, flags, SIZE)?;
     // SAFETY: `request` is a whole `struct dm_ioctl` that says how long it is; the kernel reads it
     // and writes no more than that length back to it.
-    let done = unsafe { libc::ioctl(control.as_raw_fd(), number as _, &raw mut request) };
+    let done = unsafe { libc::ioctl(control.as_raw_fd(), number(command) as _, &raw mut request) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(request.flags)
+}
+
+/// Sends a message to the target of a device that has one only.
+pub fn message(control: &File, device: &Device, text: &str) -> io::Result<()> {
+    let mut message = Message {
+        head: Request::new(device, 0, size_of::<Message>())?,
+        sector: 0,
+        text: [0; 128],
+    };
+    put(&mut message.text, text)?;
+    // SAFETY: `message` is a whole `struct dm_ioctl` that says how long it is with the
+    // `struct dm_target_msg` behind it, whose text ends by a zero; the kernel reads it and writes no
+    // more than that length back to it.
+    let done = unsafe {
+        libc::ioctl(
+            control.as_raw_fd(),
+            number(TARGET_MSG) as _,
+            &raw mut message,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -79,14 +136,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_that_does_not_fit_is_not_cut_short() {
+    fn a_name_that_does_not_fit_is_not_cut_short() {
         let file = tempfile::tempfile().expect("file");
-        for uuid in [String::new(), "x".repeat(129)] {
-            let error = call(&file, DEV_STATUS, &uuid, 0).expect_err("refused");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let call = |device: Device| call(&file, DEV_STATUS, &device, 0).expect_err("refused");
+        for device in [
+            Device::Uuid(String::new()),
+            Device::Uuid("x".repeat(129)),
+            Device::Name("x".repeat(128)),
+        ] {
+            assert_eq!(call(device).kind(), io::ErrorKind::InvalidInput);
         }
         // A file is no device-mapper.
-        let error = call(&file, DEV_STATUS, &"x".repeat(128), 0).expect_err("refused");
-        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        for device in [Device::Uuid("x".repeat(128)), Device::Name("x".repeat(127))] {
+            assert_eq!(call(device).raw_os_error(), Some(libc::ENOTTY));
+        }
+        let device = Device::Name("x".into());
+        for (text, want) in [
+            ("x".repeat(128), None),
+            ("x".repeat(127), Some(libc::ENOTTY)),
+        ] {
+            let error = message(&file, &device, &text).expect_err("refused");
+            assert_eq!(error.raw_os_error(), want);
+        }
     }
 }

@@ -49,7 +49,12 @@ impl GuardedDomain {
         let mut keeper = Keeper::new(lock, &domain.identity().uuid)
             .map_err(|error| failed(NOTE, error.into()))?;
         keeper
-            .guard(guarding.program, guarding.arguments, guarding.partial)
+            .guard(
+                guarding.program,
+                guarding.arguments,
+                guarding.partial,
+                String::new(),
+            )
             .map_err(|error| failed("start the guardian of", error))?;
         fault::point("guarded");
         Ok(Self { domain, keeper })

@@ -15,7 +15,7 @@ pub enum SaveError {
     #[error(transparent)]
     Sink(#[from] SinkError),
     /// The disks could not be cut.
-    #[error("Failed to {operation} the disk snapshot")]
+    #[error("Failed to {operation} the guest's disks")]
     Disks {
         /// What was being done, to stand after "failed to".
         operation: &'static str,
@@ -59,6 +59,11 @@ impl SaveError {
             DomainError::Unsupported(why) => Self::BaseLost(why),
             other => other.into(),
         }
+    }
+
+    /// What went wrong while this was done to the disks.
+    pub(super) fn disks(operation: &'static str) -> impl Fn(BoxError) -> Self {
+        move |source| Self::Disks { operation, source }
     }
 
     pub(super) fn resized_since() -> Self {

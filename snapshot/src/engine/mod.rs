@@ -188,7 +188,9 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
                 for warning in self.guest.put_right() {
                     self.observer.event(&Event::Warning(&warning));
                 }
-                self.disks.undo();
+                if let Err(left) = self.disks.undo() {
+                    self.observer.event(&Event::Warning(&error::chain(&*left)));
+                }
                 Err(error)
             }
         }
@@ -217,10 +219,7 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
         for _ in 0..self.options.threads.max(1) {
             self.mappers.push(self.guest.mapper()?);
         }
-        self.disks.prepare().map_err(|source| SaveError::Disks {
-            operation: "prepare",
-            source,
-        })?;
+        self.disks.prepare().map_err(SaveError::disks("prepare"))?;
         Ok(())
     }
 
@@ -338,20 +337,26 @@ impl<'a, D: Domain, S: ImageSink> Save<'a, D, S> {
             }
             self.observer.event(&Event::Warning(&error::chain(&error)));
         }
-        self.disks.commit().map_err(|source| SaveError::Disks {
-            operation: "commit",
-            source,
-        })?;
+        self.disks.commit().map_err(SaveError::disks("keep"))?;
         self.observer.event(&Event::Flushing {
             pages: self.capture.count(),
         });
         self.capture.write_to(&*self.sink, self.cancel)?;
+        let (disks, observer) = (&mut *self.disks, &mut *self.observer);
+        let kept = disks.keep(&mut |vdev, done, total| {
+            observer.event(&Event::CopyingDisk { vdev, done, total });
+        });
+        facts.disks = kept.map_err(SaveError::disks("keep"))?;
         facts.zero_pages = self.sink.zero_pages();
         facts.held_pages = facts.parent.is_some().then(|| self.sink.held_pages());
         let finished = self.sink.finish(tail, &facts)?;
         // The last moment to stop: the fsync may have taken long.
         SaveError::if_raised(self.cancel)?;
         self.sink.commit()?;
+        // The image stands.
+        if let Err(error) = self.disks.settle() {
+            self.observer.event(&Event::Warning(&error::chain(&*error)));
+        }
         if let Some(id) = keeps {
             self.keep_tracking(&id);
         }

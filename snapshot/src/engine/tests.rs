@@ -98,6 +98,7 @@ impl Bench {
         assert!(!self.domain.log_dirty, "log-dirty was left on");
         assert_eq!(self.domain.throttled, None, "the guest was left throttled");
         assert!(!self.disks.open, "the disk snapshot was left");
+        assert!(!self.disks.held, "the disks are held");
     }
 }
 
@@ -355,6 +356,18 @@ fn what_was_held_of_a_guest_that_is_resized_is_forgotten() {
 }
 
 #[test]
+fn disks_of_a_cut_that_is_not_used_are_let_go() {
+    let mut smaller = first_pages(PAGES);
+    smaller.remove(Pfn(5));
+    let mut bench = Bench::new(busy());
+    bench.domain.resize = Some((0, smaller));
+    bench.save().expect("saved");
+    bench.assert_guest_is_right();
+    bench.assert_image_is_the_cut();
+    assert_eq!(bench.disks.let_go, 1);
+}
+
+#[test]
 fn many_pages_are_captured_by_several_threads() {
     for budget in [PAGES, 3000] {
         let half = (0..PAGES).step_by(2).collect();
@@ -390,6 +403,7 @@ fn whatever_fails_the_guest_is_put_right_and_no_image_appears() {
         "disks.prepare",
         "disks.cut",
         "disks.commit",
+        "disks.keep",
         "log_dirty_off",
     ] {
         assert!(failures.contains(&step), "{step} was never made to fail");

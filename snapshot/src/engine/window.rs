@@ -96,12 +96,20 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             window: &mut window,
             laps: &mut laps,
         };
+        scene.disks.begin_cut();
         let captured = scene.capture(pages, &mut left, &mut premap);
         laps.lap();
         self.guest.resume()?;
         window.resume_s = laps.lap();
         window.total_s = laps.total();
         window.suspended_s = window.total_s - window.suspend_s;
+        // Before anything that may wait for others: the guest's I/O waits for this.
+        if matches!(captured, Ok(Phase::Done(_))) {
+            self.disks.resumed();
+        } else if let Err(error) = self.disks.let_go() {
+            self.observer
+                .event(&Event::Warning(&super::error::chain(&*error)));
+        }
         // The pages mapped for it, too, go after the resume only.
         drop(premap);
         self.guest.announce()?;
@@ -155,10 +163,7 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         self.window.copy_s = self.laps.lap();
         let tail = self.guest.final_state()?;
         self.window.state_s = self.laps.lap();
-        self.disks.cut().map_err(|source| SaveError::Disks {
-            operation: "cut",
-            source,
-        })?;
+        self.disks.cut().map_err(SaveError::disks("hold"))?;
         self.window.disks_s = self.laps.lap();
         Ok(Phase::Done(tail))
     }

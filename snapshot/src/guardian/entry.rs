@@ -1,7 +1,7 @@
 //! What stands in a journal, as text.
 //!
 //! ```text
-//! livesave journal 1
+//! livesave journal 2
 //! state 3                 one byte, rewritten in place at every step (see State)
 //! beat 0000000000         a number, raised to show life
 //! caps 00040 00040 00020  rewritten before the state says that the guest is capped (see Caps)
@@ -9,6 +9,8 @@
 //! uuid 5f3a…
 //! partial 31              bytes of the path that follows; 0 if the image has no temporary name
 //! /images/.g.xl.livesave-4711.partial
+//! disks 240              bytes of the text that follows, by those who look after the disks; 0 if none do
+//! {"image":…}
 //! xxh64 89abcdef         of all of the above, with state 0, beat 0 and caps 0
 //! ```
 
@@ -21,7 +23,7 @@ use super::state::State;
 use crate::checksum;
 
 pub(super) const MAGIC: &str = "livesave journal ";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// Where the state's byte stands.
 pub(super) const STATE_AT: usize = 25;
 /// Where the sign of life is written.
@@ -40,6 +42,8 @@ pub struct Entry {
     pub partial: Option<PathBuf>,
     /// Its CPU caps, while the state says that it is capped. A journal begins without.
     pub caps: Caps,
+    /// What [`super::DiskCare`] has to know of its disks; empty if nothing is done to them.
+    pub disks: String,
 }
 
 impl Entry {
@@ -73,7 +77,9 @@ impl Entry {
         )
         .into_bytes();
         text.extend_from_slice(partial);
-        text.push(b'\n');
+        text.extend_from_slice(
+            format!("\ndisks {}\n{}\n", self.disks.len(), self.disks).as_bytes(),
+        );
         let sum = checksum::of(&text);
         text.extend_from_slice(format!("xxh64 {sum:08x}\n").as_bytes());
         text
@@ -103,6 +109,10 @@ impl Entry {
         let uuid = field("uuid ")?;
         let length: usize = field("partial ")?.parse().ok()?;
         let (path, rest) = rest.split_at_checked(length)?;
+        let rest = rest.strip_prefix(b"\ndisks ")?;
+        let end = rest.iter().position(|&byte| byte == b'\n')?;
+        let disks: usize = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        let (disks, rest) = rest[end + 1..].split_at_checked(disks)?;
         let summed = text.len() - rest.len() + 1;
         let sum = checksum::of(text.get(..summed)?);
         if rest != format!("\nxxh64 {sum:08x}\n").as_bytes() {
@@ -114,6 +124,7 @@ impl Entry {
             uuid,
             partial,
             caps,
+            disks: str::from_utf8(disks).ok()?.to_owned(),
         };
         Some((entry, state))
     }

@@ -41,6 +41,7 @@ impl Keeper {
                 uuid: uuid.to_owned(),
                 partial: None,
                 caps: Caps::default(),
+                disks: String::new(),
             },
             begun: false,
             notes: Arc::new(Notes::new(Arc::new(lock.journal().try_clone()?))),
@@ -66,7 +67,7 @@ impl Keeper {
     }
 
     /// Starts the guardian: `program` with these arguments, see [`Link::start`]. `partial` is the
-    /// name that the unfinished image may have.
+    /// name that the unfinished image may have, `disks` what is to be known of the disks.
     ///
     /// # Errors
     /// Any; there is no guardian then.
@@ -75,8 +76,10 @@ impl Keeper {
         program: PathBuf,
         arguments: Vec<OsString>,
         partial: Option<PathBuf>,
+        disks: String,
     ) -> Result<(), BoxError> {
         self.entry.partial = partial;
+        self.entry.disks = disks;
         self.guardian = Some((program, arguments));
         self.begun = false;
         self.begin()?;

@@ -164,6 +164,7 @@ mod tests {
             uuid: "uuid-1".into(),
             partial: None,
             caps: Caps::default(),
+            disks: String::new(),
         };
         first.journal().begin(&entry).expect("noted");
         assert!(taken().to_string().ends_with("(process 4711)"));

@@ -18,9 +18,12 @@
 //!  cap put back ──────────────► tracking                      signs of life
 //!  about to ask for suspension ► tracking, requested
 //!  suspended ─────────────────► tracking, suspended
+//!  about to hold its disks ───► tracking, suspended, disks held
 //!  resumed ───────────────────► tracking, resumed
 //!  others told of it ─────────► tracking
-//!  tracking off ──────────────► none
+//!  disks let go ──────────────► tracking, disks made
+//!  tracking off ──────────────► disks made
+//!  the image has its name ────► none
 //!  ends, however ── socket closes ────────────────────────►   puts right what the journal says
 //! ```
 //!
@@ -37,6 +40,7 @@
 //! it is one of those that the save noted ([`Caps::remedy`]): an administrator's is left.
 
 mod caps;
+mod disks;
 mod entry;
 mod journal;
 mod keeper;
@@ -48,6 +52,7 @@ mod state;
 mod watch;
 
 pub use caps::{Caps, Remedy};
+pub use disks::{DiskCare, NoDisks};
 pub use entry::Entry;
 pub use journal::{Journal, JournalError, Sign};
 pub use keeper::Keeper;
@@ -55,5 +60,5 @@ pub use link::{Link, StartError};
 pub use lock::{LockError, Locks, SaveLock};
 pub use notes::Notes;
 pub use recover::{Recovered, put_right, recover};
-pub use state::{Slowed, State, Stop};
+pub use state::{DiskState, Slowed, State, Stop};
 pub use watch::{Outcome, Patience, PutRight, serve};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::caps::Caps;
 use super::journal::Journal;
-use super::state::{Slowed, State, Stop};
+use super::state::{DiskState, Slowed, State, Stop};
 
 /// What is noted of a guest. The thread that pauses it in turns writes too, so that the state is
 /// under a lock: held for the write of a byte.
@@ -59,6 +59,14 @@ impl Notes {
     /// What the system says.
     pub fn slowed(&self, slowed: Slowed) -> io::Result<()> {
         self.change(|state| state.slowed = slowed)
+    }
+
+    /// How far the disks may be. No sign of life: also called by a thread that goes on by itself.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn disks(&self, disks: DiskState) -> io::Result<()> {
+        self.change(|state| state.disks = disks)
     }
 
     /// The caps, and then that the guest may have one of them.

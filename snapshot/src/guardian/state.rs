@@ -26,6 +26,18 @@ pub enum Slowed {
     Pulsing,
 }
 
+/// How far its disks are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DiskState {
+    /// Nothing was done about them.
+    #[default]
+    No,
+    /// Something may have been made for an image that is not there yet.
+    Made,
+    /// They may be held: the guest's I/O waits.
+    Held,
+}
+
 /// What of a guest may have to be put right if the save ends now. Written before a step that adds
 /// to it, and after one that takes away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,6 +48,8 @@ pub struct State {
     pub stop: Stop,
     /// How it is slowed.
     pub slowed: Slowed,
+    /// How far its disks are.
+    pub disks: DiskState,
 }
 
 impl State {
@@ -44,6 +58,7 @@ impl State {
         tracking: false,
         stop: Stop::No,
         slowed: Slowed::No,
+        disks: DiskState::No,
     };
 
     /// All that one byte can tell, so that a step is told at once or not at all.
@@ -60,11 +75,23 @@ impl State {
             // Behind the others, which an earlier livesave may have noted.
             Stop::Resumed => 18 + slowed * 2,
         };
-        b'0' + stop + u8::from(self.tracking)
+        let disks = match self.disks {
+            DiskState::No => 0,
+            DiskState::Made => 24,
+            DiskState::Held => 48,
+        };
+        b'0' + disks + stop + u8::from(self.tracking)
     }
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
         let code = byte.checked_sub(b'0')?;
+        let disks = match code / 24 {
+            0 => DiskState::No,
+            1 => DiskState::Made,
+            2 => DiskState::Held,
+            _ => return None,
+        };
+        let code = code % 24;
         let (stop, slowed) = match (code / 2 % 3, code / 6) {
             (slowed, 3) => (Stop::Resumed, slowed),
             (0, slowed) => (Stop::No, slowed),
@@ -81,6 +108,7 @@ impl State {
             tracking: code % 2 == 1,
             stop,
             slowed,
+            disks,
         })
     }
 }
@@ -99,7 +127,7 @@ mod tests {
                 })
             })
             .collect();
-        assert_eq!(known, b"0123456789:;<=>?@ABCDEFG");
+        assert_eq!(known, (b'0'..=b'w').collect::<Vec<_>>());
         assert_eq!(State::NONE.to_byte(), b'0');
     }
 }

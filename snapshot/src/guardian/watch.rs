@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::entry::Entry;
 use super::journal::{Journal, Sign};
 use super::recover::put_right;
-use super::state::{Slowed, State, Stop};
+use super::state::{DiskState, Slowed, State, Stop};
 use crate::ports::BoxError;
 
 /// What the guardian says when it is ready.
@@ -47,6 +47,8 @@ pub struct Patience {
     pub handshake: Duration,
     /// With the guest suspended or slowed, the save may be silent for that long.
     pub silence: Duration,
+    /// The guest's disks may be held that long; the save has a limit of its own, which is shorter.
+    pub stall: Duration,
     /// It tries that long to put the guest right.
     pub retry: Duration,
 }
@@ -55,6 +57,9 @@ impl Patience {
     /// Whether a save that noted `state` and then nothing for so long must be taken to hang. While
     /// the guest runs at its own pace that harms nobody but the save.
     fn ends(&self, state: State, quiet: Duration) -> bool {
+        if state.disks == DiskState::Held && quiet > self.stall {
+            return true;
+        }
         match (state.stop, state.slowed) {
             // Whoever waits for xenstored to tell it does not hang.
             (Stop::No | Stop::Resumed, Slowed::No) => false,
@@ -124,7 +129,7 @@ impl<'a, P: PutRight> Guardian<'a, P> {
 
     /// Returns when the save has ended, and says how.
     fn watch(&mut self) -> &'static str {
-        let mut seen: Option<(bool, Stop, Option<Sign>)> = None;
+        let mut seen: Option<(bool, Stop, DiskState, Option<Sign>)> = None;
         let mut since = Instant::now();
         while !self.hung_up() {
             // In this order: who slows the guest shows life before it notes that.
@@ -133,7 +138,7 @@ impl<'a, P: PutRight> Guardian<'a, P> {
             };
             // Not how the guest is slowed: pauses are noted by a thread that goes on by itself
             // when the save hangs.
-            let now = state.map(|state| (state.tracking, state.stop, sign));
+            let now = state.map(|state| (state.tracking, state.stop, state.disks, sign));
             if now != seen {
                 seen = now;
                 since = Instant::now();
@@ -247,6 +252,7 @@ mod tests {
             look: s(1),
             handshake: s(90),
             silence: s(60),
+            stall: s(20),
             retry: s(1),
         };
         let (no, capped, pulsing) = (Slowed::No, Slowed::Capped, Slowed::Pulsing);
@@ -269,13 +275,25 @@ mod tests {
             (Stop::Suspended, pulsing, 61, true),
         ] {
             for tracking in [false, true] {
-                let state = State {
-                    tracking,
-                    stop,
-                    slowed,
-                };
-                assert_eq!(patience.ends(state, s(quiet)), hangs, "{state:?} {quiet} s");
+                for disks in [DiskState::No, DiskState::Made] {
+                    let state = State {
+                        tracking,
+                        stop,
+                        slowed,
+                        disks,
+                    };
+                    assert_eq!(patience.ends(state, s(quiet)), hangs, "{state:?} {quiet} s");
+                }
             }
+            // A guest whose disks are held does not get far.
+            let held = State {
+                stop,
+                slowed,
+                disks: DiskState::Held,
+                ..State::NONE
+            };
+            assert!(!patience.ends(held, s(20)), "{held:?}");
+            assert!(patience.ends(held, s(21)), "{held:?}");
         }
     }
 }

@@ -19,6 +19,17 @@ pub enum Kind {
     Pv,
 }
 
+/// A disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestDisk {
+    /// Its name in the guest (`xvda`).
+    pub vdev: String,
+    /// What it is on in dom0; empty for a drive with nothing in it.
+    pub path: String,
+    /// The guest can write to it.
+    pub writable: bool,
+}
+
 /// A guest's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GuestConfig {
@@ -81,16 +92,25 @@ impl GuestConfig {
         self.json.to_string().into_bytes()
     }
 
-    /// The guest's disks as (device name, what it is on in dom0).
+    /// The guest's disks.
     #[must_use]
-    pub fn disks(&self) -> Vec<(String, String)> {
-        let text = |disk: &Value, key| disk.get(key).and_then(Value::as_str).unwrap_or("?").into();
+    pub fn disks(&self) -> Vec<GuestDisk> {
+        let text = |disk: &Value, key| {
+            let text = disk.get(key).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        // Left out where it is 0.
+        let writable = |disk: &Value| disk.get("readwrite").is_some_and(|value| *value != 0);
         self.json
             .get("disks")
             .and_then(Value::as_array)
             .into_iter()
             .flatten()
-            .map(|disk| (text(disk, "vdev"), text(disk, "pdev_path")))
+            .map(|disk| GuestDisk {
+                vdev: text(disk, "vdev"),
+                path: text(disk, "pdev_path"),
+                writable: writable(disk),
+            })
             .collect()
     }
 
@@ -124,7 +144,8 @@ mod tests {
     const LISTING: &str = r#"[{"domid": 3, "config": {
         "c_info": {"type": "pvh", "domid": 3, "name": "g"},
         "b_info": {"max_memkb": 524288},
-        "disks": [{"pdev_path": "/dev/vg/g", "vdev": "xvda"}]}}]"#;
+        "disks": [{"pdev_path": "/dev/vg/g", "vdev": "xvda", "readwrite": 1},
+            {"vdev": "hdc", "is_cdrom": 1}]}}]"#;
 
     #[test]
     fn the_configuration_is_taken_without_the_domains_number() {
@@ -136,7 +157,13 @@ mod tests {
             serde_json::json!({"type": "pvh", "name": "g"})
         );
         assert_eq!(json["b_info"]["max_memkb"], 524_288);
-        assert_eq!(config.disks(), [("xvda".into(), "/dev/vg/g".into())]);
+        let disk = |vdev: &str, path: &str, writable| GuestDisk {
+            vdev: vdev.into(),
+            path: path.into(),
+            writable,
+        };
+        let want = [disk("xvda", "/dev/vg/g", true), disk("hdc", "", false)];
+        assert_eq!(config.disks(), want);
         assert_eq!((config.passed_through(), config.numa_nodes()), (0, 0));
     }
 

@@ -2,6 +2,7 @@
 
 mod kept;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kept::Marks;
@@ -9,16 +10,16 @@ pub use kept::Tracked;
 use xen_sys::state::hvm_param;
 use xen_sys::{EnableError, HypercallBuffer, PageType, Store, Xen};
 
-use super::config::GuestConfig;
+use super::config::{GuestConfig, GuestDisk};
 use super::guardian::locks;
 use super::guarding::Guarding;
 use super::guest::{Guest, call};
 use super::mapper::XenMapper;
 use super::open::{self, OpenError};
 use super::throttle::Throttle;
-use super::{helper, memory_map, settle, stamp, state, suspend};
+use super::{disks, helper, memory_map, settle, stamp, state, suspend};
 use crate::fault;
-use crate::guardian::{Keeper, SaveLock, Stop};
+use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
 use crate::lineage::ImageId;
 use crate::page_set::PageSet;
@@ -55,22 +56,23 @@ pub struct XenDomain {
 }
 
 impl XenDomain {
-    /// Takes on the domain with that number or name.
+    /// Takes on the domain with that number or name. What a killed save has left of it is put right
+    /// first, its disks by `care`.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(wanted: &str, cancel: &Cancel) -> Result<Self, OpenError> {
-        Self::open_when_free(wanted, Duration::ZERO, cancel)
+    pub fn open(wanted: &str, care: &dyn DiskCare, cancel: &Cancel) -> Result<Self, OpenError> {
+        Self::open_when_free(wanted, Duration::ZERO, care, cancel)
     }
 
-    /// Takes on the domain with that number or name, for up to `wait` after another livesave has
-    /// been found to save it.
+    /// As [`XenDomain::open`], for up to `wait` after another livesave has been found to save it.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_when_free(
         wanted: &str,
         wait: Duration,
+        care: &dyn DiskCare,
         cancel: &Cancel,
     ) -> Result<Self, OpenError> {
         let xen = Xen::open()?;
@@ -92,7 +94,7 @@ impl XenDomain {
         let (info, name) = open::resolve(&xen, &store, &info.domid.to_string())?;
         let uuid = open::uuid_text(&info.uuid);
         let mut guest = Guest::new(xen, store, info.domid, name.clone())?;
-        settle_leftovers(&mut guest, &lock).map_err(refused)?;
+        settle_leftovers(&mut guest, &lock, care).map_err(refused)?;
         if let Some(pid) = helper::saving(info.domid.get()) {
             return Err(refused(busy(pid)));
         }
@@ -157,9 +159,12 @@ impl XenDomain {
     /// [`DomainError::Call`]; nothing has been done to the guest.
     pub fn guarded(&mut self, guarding: Guarding) -> Result<(), DomainError> {
         let arguments = guarding.arguments(self.identity.domid);
-        let guarded = self
-            .keeper
-            .guard(guarding.program, arguments, guarding.partial);
+        let guarded = self.keeper.guard(
+            guarding.program,
+            arguments,
+            guarding.partial,
+            guarding.disks,
+        );
         guarded.map_err(|source| self.noting_failed("start the guardian of", source))?;
         fault::point("guarded");
         Ok(())
@@ -190,9 +195,15 @@ impl XenDomain {
         Ok(())
     }
 
-    /// The guest's disks as (device name, what it is on in dom0).
+    /// The save's journal, for those who hold the guest's disks.
     #[must_use]
-    pub fn disks(&self) -> Vec<(String, String)> {
+    pub fn notes(&self) -> Arc<Notes> {
+        self.keeper.notes().clone()
+    }
+
+    /// The guest's disks.
+    #[must_use]
+    pub fn disks(&self) -> Vec<GuestDisk> {
         self.config.disks()
     }
 
@@ -539,13 +550,19 @@ fn busy(pid: u32) -> String {
 
 /// Puts right what a killed livesave left of this domain, or says why it cannot be. Another domain
 /// of the same number is left alone.
-fn settle_leftovers(guest: &mut Guest, lock: &SaveLock) -> Result<(), String> {
+fn settle_leftovers(guest: &mut Guest, lock: &SaveLock, care: &dyn DiskCare) -> Result<(), String> {
     let journal = lock.journal();
     let failed = |error: BoxError| format!("a killed save could not be put right: {error}");
-    let Some((entry, state)) = journal.read().map_err(|error| failed(error.into()))? else {
+    let Some((entry, mut state)) = journal.read().map_err(|error| failed(error.into()))? else {
         return Ok(());
     };
+    // Milliseconds, and nothing of the rest keeps it from being done.
+    let freed = disks::let_go(care, journal, &entry, &mut state);
     settle::settle(guest, journal, &entry, state).map_err(|error| failed(error.into()))?;
+    freed.map_err(failed)?;
+    if state.disks != DiskState::No {
+        care.tidy(&entry.disks).map_err(failed)?;
+    }
     entry
         .remove_partial()
         .and_then(|_| journal.clear())

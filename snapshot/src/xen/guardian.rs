@@ -9,9 +9,10 @@ use xen_sys::{DomainId, Xen};
 
 use super::first_aid::first_aid;
 use super::guest::Guest;
-use super::{settle, suspend};
+use super::{disks, settle, suspend};
 use crate::guardian::{
-    self, Entry, Journal, Locks, Outcome, Patience, PutRight, Recovered, State, Stop, serve,
+    self, DiskCare, DiskState, Entry, Journal, Locks, Outcome, Patience, PutRight, Recovered,
+    State, Stop, serve,
 };
 use crate::ports::BoxError;
 
@@ -26,20 +27,21 @@ fn at_work() -> Duration {
     suspend::late() + Duration::from_secs(15)
 }
 
-/// The hidden command `guardian DOMID HANDSHAKE-MS SILENCE-MS`; see [`crate::guardian::Link`].
+/// The hidden command `guardian DOMID HANDSHAKE-MS SILENCE-MS STALL-MS`; see
+/// [`crate::guardian::Link`]. The disks are looked after by `care`.
 #[must_use]
-pub fn guardian_main(arguments: &[OsString]) -> ExitCode {
+pub fn guardian_main(arguments: &[OsString], care: &'static dyn DiskCare) -> ExitCode {
     let Some((domid, patience)) = parse(arguments) else {
         return ExitCode::from(2);
     };
-    match serve(&patience, || Charge::new(domid)) {
+    match serve(&patience, || Charge::new(domid, care)) {
         Outcome::Right => ExitCode::SUCCESS,
         Outcome::Wrong => ExitCode::FAILURE,
     }
 }
 
 fn parse(arguments: &[OsString]) -> Option<(DomainId, Patience)> {
-    let [domid, handshake, silence] = arguments else {
+    let [domid, handshake, silence, stall] = arguments else {
         return None;
     };
     let number = |text: &OsString| text.to_str()?.parse::<u64>().ok();
@@ -50,6 +52,7 @@ fn parse(arguments: &[OsString]) -> Option<(DomainId, Patience)> {
             look: LOOK,
             handshake: Duration::from_millis(number(handshake)?),
             silence: Duration::from_millis(number(silence)?),
+            stall: Duration::from_millis(number(stall)?),
             retry: RETRY,
         },
     ))
@@ -59,16 +62,18 @@ fn parse(arguments: &[OsString]) -> Option<(DomainId, Patience)> {
 struct Charge {
     domid: DomainId,
     guest: Option<Guest>,
+    care: &'static dyn DiskCare,
     /// The guest was resumed, and that is still to be announced in xenstore.
     resumed: bool,
 }
 
 impl Charge {
-    fn new(domid: DomainId) -> Result<Self, BoxError> {
+    fn new(domid: DomainId, care: &'static dyn DiskCare) -> Result<Self, BoxError> {
         let guest = Some(settle::connect(domid)?);
         Ok(Self {
             domid,
             guest,
+            care,
             resumed: false,
         })
     }
@@ -94,16 +99,39 @@ impl PutRight for Charge {
         if self.resumed {
             left.stop = Stop::Resumed;
         }
-        if left == State::NONE {
-            return Ok(done);
+        // The guest runs; it waits for its disks no longer than it must, and not for xenstored.
+        let freed = disks::let_go(self.care, journal, entry, &mut left);
+        done.extend(freed.as_ref().ok().into_iter().flatten().cloned());
+        done.extend(self.guest_right(journal, entry, left)?);
+        freed?;
+        if left.disks != DiskState::No {
+            done.extend(self.care.tidy(&entry.disks)?);
+        }
+        Ok(done)
+    }
+}
+
+impl Charge {
+    /// What takes xenstore.
+    fn guest_right(
+        &mut self,
+        journal: &Journal,
+        entry: &Entry,
+        left: State,
+    ) -> Result<Vec<String>, BoxError> {
+        let guests = State {
+            disks: DiskState::No,
+            ..left
+        };
+        if guests == State::NONE {
+            return Ok(vec![]);
         }
         let mut guest = match self.guest.take() {
             Some(guest) => guest,
             None => settle::connect(self.domid)?,
         };
         // After an error everything is opened anew: xenstored may have been started again.
-        let more = settle::settle(&mut guest, journal, entry, left)?;
-        done.extend(more);
+        let done = settle::settle(&mut guest, journal, entry, guests)?;
         self.guest = Some(guest);
         Ok(done)
     }
@@ -114,12 +142,13 @@ impl PutRight for Charge {
 ///
 /// # Errors
 /// The directory of the locks cannot be read.
-pub fn recover() -> std::io::Result<Vec<Recovered>> {
+pub fn recover(care: &'static dyn DiskCare) -> std::io::Result<Vec<Recovered>> {
     guardian::recover(&locks(), at_work(), |domid| {
         // Nothing is opened for a domain that needs nothing.
         Ok(Charge {
             domid: DomainId::new(domid).ok_or("there is no domain of that number")?,
             guest: None,
+            care,
             resumed: false,
         })
     })
@@ -137,11 +166,21 @@ mod tests {
     #[test]
     fn its_arguments_are_numbers() {
         let parse = |line: &str| parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
-        let (domid, patience) = parse("7 105000 60000").expect("parsed");
+        let (domid, patience) = parse("7 105000 60000 25000").expect("parsed");
         assert_eq!(domid.get(), 7);
         assert_eq!(patience.handshake, Duration::from_secs(105));
         assert_eq!(patience.silence, Duration::from_secs(60));
-        for line in ["", "7", "7 1", "7 1 x", "x 1 1", "99999 1 1", "7 1 1 1"] {
+        assert_eq!(patience.stall, Duration::from_secs(25));
+        for line in [
+            "",
+            "7",
+            "7 1",
+            "7 1 1",
+            "7 1 1 x",
+            "x 1 1 1",
+            "99999 1 1 1",
+            "7 1 1 1 1",
+        ] {
             assert!(parse(line).is_none(), "{line}");
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::suspend;
 
-/// What the handshake's own limits may be exceeded by before the save is taken to hang.
+/// What the save's own limits may be exceeded by before the save is taken to hang.
 const GRACE: Duration = Duration::from_secs(15);
 
 /// How a save is guarded.
@@ -21,6 +21,10 @@ pub struct Guarding {
     pub suspend_timeout: Duration,
     /// How long the save may do nothing while the guest is suspended or slowed.
     pub silence: Duration,
+    /// How long the guest's disks may be held, by the save's own limit.
+    pub stall: Duration,
+    /// What [`crate::guardian::DiskCare`] has to know of the disks; empty if they are left alone.
+    pub disks: String,
 }
 
 impl Guarding {
@@ -32,6 +36,7 @@ impl Guarding {
             domid.to_string().into(),
             handshake.as_millis().to_string().into(),
             self.silence.as_millis().to_string().into(),
+            (self.stall + GRACE).as_millis().to_string().into(),
         ]
     }
 }

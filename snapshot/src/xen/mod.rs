@@ -5,6 +5,7 @@
 //! type) and the suspend handshake's end.
 
 mod config;
+mod disks;
 mod domain;
 mod first_aid;
 mod guardian;
@@ -27,6 +28,7 @@ mod throttle;
 mod xl;
 
 pub use crate::guardian::Recovered;
+pub use config::GuestDisk;
 pub use domain::{Tracked, XenDomain};
 pub use guardian::{guardian_main, recover};
 pub use guarding::Guarding;

@@ -8,7 +8,7 @@ use super::open::uuid_text;
 use super::stamp;
 use super::suspend::{self, Handshake, RunState};
 use super::throttle;
-use crate::guardian::{Entry, Journal, Slowed, State, Stop};
+use crate::guardian::{DiskState, Entry, Journal, Slowed, State, Stop};
 use crate::ports::DomainError;
 
 /// What stands under the domain's number now.
@@ -104,7 +104,11 @@ pub(super) fn settle(
     entry: &Entry,
     state: State,
 ) -> Result<Vec<String>, SettleError> {
-    if state == State::NONE {
+    let guests = State {
+        disks: DiskState::No,
+        ..state
+    };
+    if guests == State::NONE {
         return Ok(vec![]);
     }
     let found = find(guest, &entry.uuid)?;
@@ -220,6 +224,7 @@ mod tests {
                     tracking,
                     stop,
                     slowed,
+                    ..State::NONE
                 })
             })
         })
@@ -268,6 +273,7 @@ mod tests {
                 tracking,
                 stop,
                 slowed,
+                ..State::NONE
             };
             actions(state, Found::Ours { run, paused })
         };

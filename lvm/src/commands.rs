@@ -1,0 +1,89 @@
+//! What is asked of LVM for a snapshot, apart from the cut.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use snapshot::units::Bytes;
+
+use crate::dm::DmError;
+use crate::inventory::InventoryError;
+use crate::plan::{Kind, Planned};
+use crate::run::{Run, RunError};
+
+/// How long one of LVM's commands may take where the guest does not wait for it.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Something about the snapshots went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum LvmError {
+    /// LVM's volumes cannot be told.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    /// A command failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A device refused something.
+    #[error(transparent)]
+    Device(#[from] DmError),
+    /// A volume that was made is not there.
+    #[error("LVM ended well, but there is no volume {0}")]
+    Missing(String),
+}
+
+/// Makes ready what will be the snapshot. Of a thin volume that is a snapshot already, inactive and
+/// read-only, whose content will be another; of a thick one the room for what is overwritten.
+///
+/// # Errors
+/// [`RunError`].
+pub fn make_ready(run: &mut impl Run, planned: &Planned, tags: &[String]) -> Result<(), RunError> {
+    let mut words: Vec<String> = match &planned.kind {
+        Kind::Thin { .. } => ["-q", "-s", "-pr"].map(str::to_owned).to_vec(),
+        Kind::Thick { room } => {
+            let Bytes(room) = room;
+            let mut words = ["-q", "-y", "-Wy", "-Zy", "-L"].map(str::to_owned).to_vec();
+            words.push(format!("{room}b"));
+            words
+        }
+    };
+    words.extend(["-n".to_owned(), planned.name.clone()]);
+    for tag in tags {
+        words.extend(["--addtag".to_owned(), tag.clone()]);
+    }
+    words.push(match &planned.kind {
+        Kind::Thin { .. } => planned.full_origin(),
+        Kind::Thick { .. } => planned.vg.clone(),
+    });
+    of_words(run, "lvcreate", words)
+}
+
+/// Removes a volume.
+///
+/// # Errors
+/// [`RunError`].
+pub fn remove(run: &mut impl Run, full_name: &str) -> Result<(), RunError> {
+    let words = ["-q", "-f", "-y", full_name].map(str::to_owned);
+    of_words(run, "lvremove", words.to_vec())
+}
+
+/// Takes a tag off a volume.
+///
+/// # Errors
+/// [`RunError`].
+pub fn untag(run: &mut impl Run, full_name: &str, tag: &str) -> Result<(), RunError> {
+    let words = ["-q", "--deltag", tag, full_name].map(str::to_owned);
+    of_words(run, "lvchange", words.to_vec())
+}
+
+/// Makes a thin snapshot's device, to be read.
+///
+/// # Errors
+/// [`RunError`].
+pub fn activate(run: &mut impl Run, full_name: &str) -> Result<(), RunError> {
+    let words = ["-q", "-ay", "-K", full_name].map(str::to_owned);
+    of_words(run, "lvchange", words.to_vec())
+}
+
+fn of_words(run: &mut impl Run, program: &str, words: Vec<String>) -> Result<(), RunError> {
+    let arguments: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    run.run(program, &arguments, LIMIT, &mut || ()).map(drop)
+}
