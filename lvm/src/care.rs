@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use snapshot::disks::{DiskFacts, Kept};
 use snapshot::guardian::DiskCare;
 use snapshot::image::{ImageError, Reader};
 use snapshot::ports::BoxError;
@@ -123,6 +124,42 @@ pub fn is_there(path: &Path, id: &str) -> Result<bool, ImageError> {
         // None, or something else than an image, or one that is no more.
         Err(_) => Ok(false),
     }
+}
+
+/// Removes what belongs to an image of that identity, which is to be removed after it: in this order
+/// a prune that is killed leaves an image without disks, and no disks without an image. What is gone
+/// already is none the worse for it. Says what was removed.
+///
+/// # Errors
+/// Any; some may be left.
+pub fn remove_kept(
+    run: &mut impl Run,
+    id: &str,
+    disks: &DiskFacts,
+) -> Result<Vec<String>, BoxError> {
+    let mut removed = vec![];
+    let snapshots = disks.disks.iter().filter_map(|disk| match &disk.kept {
+        Kept::Snapshot(snapshot) => Some(&snapshot.uuid),
+        _ => None,
+    });
+    let snapshots: Vec<_> = snapshots.collect();
+    if !snapshots.is_empty() {
+        for volume in inventory::volumes(run, LIMIT)? {
+            // Never one that is not tagged as that image's, whatever a file says.
+            let is_tied = Tagged::of(&volume.tags).is_some_and(|tagged| tagged.id == id);
+            if is_tied && snapshots.contains(&&volume.uuid) {
+                discard(run, &volume)?;
+                removed.push(volume.full_name());
+            }
+        }
+    }
+    for disk in &disks.disks {
+        if let Kept::Copy(copy) = &disk.kept {
+            remove_file(&copy.file)?;
+            removed.push(copy.file.display().to_string());
+        }
+    }
+    Ok(removed)
 }
 
 /// Snapshots of images that are not there: of killed saves, and of images that somebody has removed

@@ -104,7 +104,13 @@ impl KeepArgs {
 #[derive(Args, Debug)]
 pub struct ListArgs {
     /// The directory.
-    pub dir: PathBuf,
+    #[arg(required_unless_present = "orphans")]
+    pub dir: Option<PathBuf>,
+
+    /// The disk snapshots of this host whose image is not where it was written: it was removed or
+    /// moved, or its save was killed (those `livesave recover` removes).
+    #[arg(long, conflicts_with = "dir")]
+    pub orphans: bool,
 
     /// Print one JSON object.
     #[arg(long)]
@@ -184,6 +190,7 @@ mod tests {
             "livesave prune d --keep-weekly 4 --dry-run --domain web1",
             "livesave status d --max-age 26h",
             "livesave list d --json",
+            "livesave list --orphans --json",
         ] {
             assert!(read(line).is_ok(), "{line}");
         }
@@ -207,6 +214,7 @@ mod tests {
             "livesave status d",
             "livesave status d --max-age 26",
             "livesave list",
+            "livesave list d --orphans",
         ] {
             assert!(read(line).is_err(), "{line}");
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use snapshot::disks::DiskFacts;
 use snapshot::image::{ImageError, Reader, SUFFIXES};
 use snapshot::lineage::{ImageId, Parent};
 use snapshot::ports::Identity;
@@ -36,6 +37,8 @@ pub struct Image {
     pub id: Option<ImageId>,
     /// An increment: what it is built on, which is in the directory.
     pub parent: Option<Parent>,
+    /// Its disks, if it has them.
+    pub disks: Option<DiskFacts>,
     /// How long the guest paused for it, seconds.
     pub pause_s: f64,
     /// Which file it was, whatever has its name later.
@@ -216,6 +219,7 @@ pub fn read(path: &Path, metadata: &Metadata) -> Result<Option<Image>> {
         mode: facts.mode.clone(),
         id: facts.id.clone(),
         parent: facts.parent.clone(),
+        disks: facts.disks.clone(),
         pause_s: facts.window.total_s,
         file: FileId::of(metadata),
     }))

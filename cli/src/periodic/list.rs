@@ -6,21 +6,22 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::directory::{Image, Listing, Other, SaveState, Unfinished, scan};
+use super::orphans;
 use crate::args::ListArgs;
 use crate::out::{line, span};
 
 /// Prints them.
 pub fn run(args: &ListArgs) -> Result<()> {
-    let listing = scan(&args.dir)?;
+    let Some(dir) = &args.dir else {
+        return orphans::run(args.json);
+    };
+    let listing = scan(dir)?;
     if args.json {
-        line(&json_of(&args.dir, &listing).to_string());
+        line(&json_of(dir, &listing).to_string());
         return Ok(());
     }
     if listing.images.is_empty() {
-        line(&format!(
-            "No images of livesave's in {}",
-            args.dir.display()
-        ));
+        line(&format!("No images of livesave's in {}", dir.display()));
     } else {
         table(&listing.images).iter().for_each(|row| line(row));
     }
@@ -151,6 +152,7 @@ pub fn image_json(image: &Image) -> Value {
         "mode": image.mode,
         "id": image.id,
         "parent": image.parent,
+        "disks": image.disks,
         "pause_s": image.pause_s,
     })
 }

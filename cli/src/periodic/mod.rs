@@ -8,6 +8,7 @@ pub mod incremental;
 pub mod keep;
 pub mod list;
 pub mod name;
+mod orphans;
 pub mod prune;
 pub mod room;
 pub mod status;

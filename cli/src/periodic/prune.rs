@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use jiff::tz::TimeZone;
+use lvm::run::Host;
 use serde_json::{Value, json};
 use snapshot::SaveError;
 use snapshot::image::verify::{Course, verify};
@@ -51,7 +52,9 @@ pub struct Pruned {
     dry_run: bool,
     /// Files removed.
     removed: Vec<PathBuf>,
-    /// What was allocated for them.
+    /// Disk snapshots and copies of disks removed with them.
+    disks: Vec<String>,
+    /// What was allocated for the files.
     freed: Bytes,
     /// Files that could not be removed, and why.
     failed: Vec<String>,
@@ -215,10 +218,8 @@ impl Plan {
         let mut images: Vec<_> = images.collect();
         images.sort_by_key(|image| std::cmp::Reverse(image.parent.as_ref().map_or(0, |p| p.depth)));
         let images = images.into_iter();
-        let images = images.map(|image| (image.path.clone(), image.file, image.allocated));
-        let leftovers = self.leftovers.iter();
-        let leftovers = leftovers.map(|left| (left.path.clone(), left.file, left.allocated));
-        let files: Vec<_> = images.chain(leftovers).collect();
+        let images: Vec<_> = images.cloned().collect();
+        let leftovers = self.leftovers.clone();
         let mut done = Pruned {
             plan: self,
             dry_run,
@@ -227,8 +228,13 @@ impl Plan {
         if dry_run {
             return Ok(done);
         }
-        for (path, file, allocated) in files {
-            done.remove(&path, file, allocated);
+        for image in &images {
+            if done.remove_disks(image) {
+                done.remove(&image.path, image.file, image.allocated);
+            }
+        }
+        for left in &leftovers {
+            done.remove(&left.path, left.file, left.allocated);
         }
         if !done.removed.is_empty() {
             let durable = File::open(dir).and_then(|dir| dir.sync_all());
@@ -241,6 +247,32 @@ impl Plan {
 }
 
 impl Pruned {
+    /// Removes the disks of an image that is to be removed, unless an image that is kept has them
+    /// too (it was merged); whether none are left.
+    fn remove_disks(&mut self, image: &Image) -> bool {
+        let (Some(id), Some(disks)) = (&image.id, &image.disks) else {
+            return true;
+        };
+        let mut kept = self.plan.verdicts(true);
+        if kept.any(|verdict| verdict.image.id.as_ref() == Some(id)) {
+            return true;
+        }
+        match lvm::care::remove_kept(&mut Host, id.as_str(), disks) {
+            Ok(removed) => {
+                self.disks.extend(removed);
+                true
+            }
+            Err(error) => {
+                self.failed.push(format!(
+                    "Failed to remove the disks of {}, which therefore stays: {:#}",
+                    image.path.display(),
+                    anyhow::Error::from_boxed(error)
+                ));
+                false
+            }
+        }
+    }
+
     /// Removes a file, if it is still the one that was looked at.
     fn remove(&mut self, path: &Path, file: FileId, allocated: Bytes) {
         let removed = match path.symlink_metadata() {
@@ -291,6 +323,9 @@ impl Pruned {
                 }
             }
         }
+        for disk in &self.disks {
+            line(&format!("removed with its image: {disk}"));
+        }
         for leftover in &self.plan.leftovers {
             let file = name_of(&leftover.path);
             line(&format!("{remove} what a killed save left: {file}"));
@@ -335,6 +370,7 @@ impl Pruned {
             "images": images.collect::<Vec<_>>(),
             "leftovers": leftovers,
             "removed": self.removed,
+            "removed_disks": self.disks,
             "freed_bytes": self.freed,
             "failed": self.failed,
         })

@@ -140,6 +140,8 @@ pub struct Window {
     pub copy_s: f64,
     /// Reading the state of vCPUs and devices.
     pub state_s: f64,
+    /// Waiting for the disks to be held.
+    pub disks_s: f64,
     /// Letting the guest run again.
     pub resume_s: f64,
     /// All of it.

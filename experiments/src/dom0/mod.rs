@@ -9,6 +9,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod livesave;
 pub mod log_dirty;
+pub mod lvm;
 pub mod pool;
 pub mod process;
 pub mod receiver;

@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod compressed;
+pub mod disks;
 pub mod endings;
 pub mod failures;
 pub mod faults;
@@ -116,6 +117,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(xenstored::tests());
     tests.extend(endings::tests());
     tests.extend(volumes::tests());
+    tests.extend(disks::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());
     tests.extend(interference::tests());

@@ -5,12 +5,12 @@ use super::{Bench, Kind, Test};
 use crate::dom0::console::Mark;
 use crate::dom0::guest::Guest;
 use crate::dom0::livesave::{Report, exit};
+use crate::dom0::lvm::Loop;
 use crate::dom0::pool::Lent;
 use crate::dom0::spec::Spec;
-use crate::dom0::{echo, image, process};
+use crate::dom0::{echo, image};
 use anyhow::{Context, Result, bail, ensure};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 /// The tests of this file.
@@ -191,29 +191,6 @@ pub(super) fn devices_go_on(guest: &Guest) -> Result<()> {
         bail!("the guest's network stands still: {last}");
     }
     Ok(())
-}
-
-/// A loop device on a file; detached when dropped.
-pub(super) struct Loop(pub PathBuf);
-
-impl Loop {
-    /// On a new file of that size.
-    pub fn create(file: &Path, mib: u64) -> Result<Self> {
-        std::fs::File::create(file)?.set_len(mib << 20)?;
-        let made = process::check(
-            Command::new("losetup").args(["--find", "--show"]).arg(file),
-            Duration::from_secs(30),
-        )?;
-        Ok(Self(PathBuf::from(made.stdout.trim())))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let mut detach = Command::new("losetup");
-        detach.arg("--detach").arg(&self.0);
-        let _ = process::run(&mut detach, Duration::from_secs(30));
-    }
 }
 
 fn vif_and_disk(bench: &Bench) -> Result<String> {

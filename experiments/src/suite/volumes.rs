@@ -4,20 +4,17 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lvm::dm::{Device, Dm, Status};
-use lvm::inventory::{Layout, Volume, volumes};
+use lvm::inventory::{Layout, Volume};
 use lvm::run::{Host, Run, RunError};
 
-use super::saves::{Loop, devices_go_on};
+use super::saves::devices_go_on;
 use super::{Bench, Kind, Test};
-use crate::dom0::process;
+use crate::dom0::lvm::Group;
 
-const VG: &str = "lstest";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The tests of this file.
@@ -29,68 +26,33 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A volume group with one volume in it; gone when dropped.
-struct Group {
-    device: Option<Loop>,
-    file: PathBuf,
-}
-
-impl Group {
-    fn create(file: &Path, layout: Layout) -> Result<Self> {
-        let device = Loop::create(file, 256)?;
-        lvm(&["vgcreate", "-q", VG, &device.0.display().to_string()])?;
-        // Dropped from here on, whatever fails.
-        let group = Self {
-            device: Some(device),
-            file: file.to_owned(),
-        };
-        match layout {
-            Layout::Thin => {
-                lvm(&["lvcreate", "-q", "-L", "64m", "-T", &format!("{VG}/pool")])?;
-                let pool = format!("{VG}/pool");
-                lvm(&["lvcreate", "-q", "-V", "32m", "-T", &pool, "-n", "disk"])?;
-            }
-            _ => lvm(&["lvcreate", "-q", "-L", "32m", "-n", "disk", VG])?,
-        }
+fn group(bench: &Bench, layout: Layout) -> Result<Group> {
+    let group = Group::create("lstest", &bench.image("lvm.img"), 256)?;
+    if layout == Layout::Thin {
+        let group = group.pool(64)?;
+        group.thin("disk", 32)?;
+        Ok(group)
+    } else {
+        group.thick("disk", 32)?;
         Ok(group)
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A test that failed may have left its guest on it.
-        if lvm(&["vgremove", "-q", "-ff", "-y", VG]).is_ok() {
-            self.device = None;
-            let _ = fs::remove_file(&self.file);
-        }
-    }
-}
-
-fn lvm(arguments: &[&str]) -> Result<()> {
-    process::check(Command::new("lvm").args(arguments), LIMIT).map(drop)
-}
-
-fn volume(name: &str) -> Result<Volume> {
-    let all = volumes(&mut Host, LIMIT)?;
-    let mut found = all.into_iter().filter(|volume| volume.vg == VG);
-    let found = found.find(|volume| volume.name == name);
-    found.with_context(|| format!("LVM does not tell of {VG}/{name}"))
-}
-
 fn held(bench: &Bench, layout: Layout) -> Result<String> {
-    let _group = Group::create(&bench.image("lvm.img"), layout)?;
-    let path = format!("/dev/{VG}/disk");
-    let disk = volume("disk")?;
+    let group = group(bench, layout)?;
+    let path = group.path("disk");
+    let disk = group.volume("disk")?;
     ensure!(disk.layout == layout, "it is told as {disk:?}");
     let number = fs::metadata(&path)?.rdev();
     let number = (rustix::fs::major(number), rustix::fs::minor(number));
     ensure!(
         disk.device == Some(number),
-        "{path} is {number:?}: {disk:?}"
+        "{} is {number:?}: {disk:?}",
+        path.display()
     );
 
     let guest = bench.guest(|mut spec| {
-        spec.disk = Some(path.into());
+        spec.disk = Some(path);
         spec.small().with("disk=1")
     })?;
     devices_go_on(&guest).context("before")?;
@@ -136,7 +98,7 @@ fn held(bench: &Bench, layout: Layout) -> Result<String> {
     }
     let note = match layout {
         Layout::Thin => String::new(),
-        _ => snapshot(&disk, &dm)?,
+        _ => snapshot(&group, &disk, &dm)?,
     };
     ensure!(!is_held()?, "it is still held");
     dm.let_go(&device)?;
@@ -147,7 +109,7 @@ fn held(bench: &Bench, layout: Layout) -> Result<String> {
 }
 
 /// LVM makes a snapshot of a thick volume that is held, and lets it go.
-fn snapshot(disk: &Volume, dm: &Dm) -> Result<String> {
+fn snapshot(group: &Group, disk: &Volume, dm: &Dm) -> Result<String> {
     let began = Instant::now();
     let mut free = None;
     let origin = disk.full_name();
@@ -166,7 +128,7 @@ fn snapshot(disk: &Volume, dm: &Dm) -> Result<String> {
         },
     )?;
     let made = began.elapsed();
-    let snap = volume("snap")?;
+    let snap = group.volume("snap")?;
     ensure!(
         snap.layout == Layout::ThickSnapshot,
         "the snapshot is told as {snap:?}"

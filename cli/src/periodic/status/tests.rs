@@ -19,6 +19,7 @@ fn image(name: &str, uuid: &str, cut: &str) -> Image {
         mode: "improved".into(),
         id: None,
         parent: None,
+        disks: None,
         pause_s: 0.1,
         file: FileId::of(&std::fs::metadata("/").expect("metadata")),
     }
