@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use snapshot::disks::{DiskKept, Kept, SnapshotKept};
 use snapshot::image::libxc::record;
 use snapshot::image::{GuestType, Reader};
 use snapshot::units::{Bytes, PageCount};
@@ -116,5 +117,34 @@ fn describe(reader: &Reader, pages: PageCount) {
                 window.pages
             ),
         );
+        match &facts.disks {
+            Some(disks) => {
+                for disk in &disks.disks {
+                    let vdev = disk.vdev.escape_debug().to_string();
+                    field("disk", &format!("{vdev}: {}", kept(disk)));
+                }
+            }
+            None => field("disks", "none belong to it"),
+        }
     }
+}
+
+fn kept(disk: &DiskKept) -> String {
+    let text = match &disk.kept {
+        Kept::Snapshot(at) => {
+            let kind = if at.pool.is_some() { "thin" } else { "thick" };
+            let SnapshotKept {
+                vg,
+                name,
+                origin,
+                size,
+                ..
+            } = at;
+            format!("{kind} snapshot {vg}/{name} of {vg}/{origin}, {size}")
+        }
+        Kept::Copy(copy) => format!("copied to {}, {}", copy.file.display(), copy.size),
+        Kept::Unchanged => format!("on {:?}, which the guest cannot write to", disk.path),
+    };
+    // From the file: not for a terminal as it is.
+    text.escape_debug().to_string()
 }

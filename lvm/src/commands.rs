@@ -8,6 +8,7 @@ use snapshot::units::Bytes;
 use crate::dm::DmError;
 use crate::inventory::InventoryError;
 use crate::plan::{Kind, Planned};
+use crate::restart::RestartError;
 use crate::run::{Run, RunError};
 
 /// How long one of LVM's commands may take where the guest does not wait for it.
@@ -25,22 +26,35 @@ pub enum LvmError {
     /// A device refused something.
     #[error(transparent)]
     Device(#[from] DmError),
+    /// A snapshot cannot be begun anew at the cut.
+    #[error(transparent)]
+    Restart(#[from] RestartError),
+    /// It could not be noted how far the disks are.
+    #[error("Failed to note in /run/livesave how far the disks are")]
+    Note(#[source] std::io::Error),
     /// A volume that was made is not there.
     #[error("LVM ended well, but there is no volume {0}")]
     Missing(String),
 }
 
-/// Makes ready what will be the snapshot. Of a thin volume that is a snapshot already, inactive and
-/// read-only, whose content will be another; of a thick one the room for what is overwritten.
+/// Makes the snapshot, of now: at the cut it will become another. A thin one is inactive and read-only.
+/// LVM holds the volume for a moment; after `limit` the command is killed, and may have left it held.
+/// `meanwhile` is called every few milliseconds.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn make_ready(run: &mut impl Run, planned: &Planned, tags: &[String]) -> Result<(), RunError> {
+pub fn make_ready(
+    run: &mut impl Run,
+    planned: &Planned,
+    tags: &[String],
+    limit: Duration,
+    meanwhile: &mut dyn FnMut(),
+) -> Result<(), RunError> {
     let mut words: Vec<String> = match &planned.kind {
         Kind::Thin { .. } => ["-q", "-s", "-pr"].map(str::to_owned).to_vec(),
         Kind::Thick { room } => {
             let Bytes(room) = room;
-            let mut words = ["-q", "-y", "-Wy", "-Zy", "-L"].map(str::to_owned).to_vec();
+            let mut words = ["-q", "-y", "-s", "-L"].map(str::to_owned).to_vec();
             words.push(format!("{room}b"));
             words
         }
@@ -49,11 +63,9 @@ pub fn make_ready(run: &mut impl Run, planned: &Planned, tags: &[String]) -> Res
     for tag in tags {
         words.extend(["--addtag".to_owned(), tag.clone()]);
     }
-    words.push(match &planned.kind {
-        Kind::Thin { .. } => planned.full_origin(),
-        Kind::Thick { .. } => planned.vg.clone(),
-    });
-    of_words(run, "lvcreate", words)
+    words.push(planned.full_origin());
+    let arguments: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    run.run("lvcreate", &arguments, limit, meanwhile).map(drop)
 }
 
 /// Removes a volume.

@@ -1,10 +1,14 @@
 //! The cut: origins held while the guest stands still, snapshots made while it runs again.
 //!
+//! No process is started from here on until the origins go on: each snapshot was made before, as LVM
+//! does it, and is now made to be of the cut by calls to device-mapper that take milliseconds and
+//! leave everything as LVM knows it. A thin pool forgets the snapshot and makes another by the same
+//! number; a thick one is begun anew ([`crate::restart`]).
+//!
 //! One thread does all of it, from orders: so that what is held is let go at the time limit whatever
 //! the rest of the save does, and so that holding goes on beside the copying of memory. What it may
 //! have to put right is noted before it is done.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -15,10 +19,8 @@ use snapshot::guardian::{DiskState, Notes};
 
 use crate::dm::{Device, Dm, DmError};
 use crate::plan::{Kind, Planned};
-use crate::run::{Run, RunError};
+use crate::restart::{Restart, RestartError};
 
-/// What is left of the limit is not worth starting a command for.
-const TOO_LITTLE: Duration = Duration::from_millis(50);
 /// An order is answered within the limit; a thread that does not is not waited for.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -31,18 +33,15 @@ pub enum CutError {
     /// It could not be noted that the disks are held, so they were not.
     #[error("Failed to note in /run/livesave that the disks are held")]
     Note(#[source] std::io::Error),
-    /// A snapshot could not be made.
-    #[error("Failed to make the snapshot of disk {vdev}; its volume goes on as it was")]
-    Snapshot {
-        /// The disk.
-        vdev: String,
-        /// Why.
-        #[source]
-        source: RunError,
-    },
-    /// LVM said that it made a snapshot, and there is none.
-    #[error("LVM ended well, but there is no snapshot {0}")]
-    Missing(String),
+    /// A thick snapshot could not be begun anew.
+    #[error(transparent)]
+    Restart(#[from] RestartError),
+    /// Somebody else ended the hold.
+    #[error(
+        "Another tool (LVM?) let the volume of disk {0} go before its snapshot was made, so that it \
+         is not of the cut"
+    )]
+    LetGo(String),
     /// It took too long.
     #[error(
         "The disks had to be let go after {0:?} (--disk-limit), before their snapshots were made"
@@ -54,12 +53,21 @@ pub enum CutError {
 }
 
 /// A snapshot to be made.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Making {
     /// What was settled.
     pub planned: Planned,
-    /// By what number a thin pool knows the snapshot; zero for a thick one.
-    pub thin_id: u64,
+    /// How it is made at the cut.
+    pub how: How,
+}
+
+/// How a snapshot that was made before comes to be of the cut.
+#[derive(Debug)]
+pub enum How {
+    /// Its pool makes it anew, by that number.
+    Thin(u64),
+    /// It is begun anew.
+    Thick(Restart),
 }
 
 enum Order {
@@ -82,17 +90,11 @@ impl Cutter {
     ///
     /// # Errors
     /// Device-mapper cannot be used, or there is no thread to be had.
-    pub fn start<R: Run + Send + 'static>(
-        run: R,
-        notes: Arc<Notes>,
-        all: Vec<Making>,
-        limit: Duration,
-    ) -> Result<Self, CutError> {
+    pub fn start(notes: Arc<Notes>, all: Vec<Making>, limit: Duration) -> Result<Self, CutError> {
         let (orders, todo) = mpsc::channel();
         let (done, answers) = mpsc::channel();
         let mut work = Work {
             dm: Dm::open()?,
-            run,
             notes,
             all,
             limit,
@@ -153,15 +155,14 @@ impl Drop for Cutter {
     }
 }
 
-struct Work<R> {
+struct Work {
     dm: Dm,
-    run: R,
     notes: Arc<Notes>,
     all: Vec<Making>,
     limit: Duration,
 }
 
-impl<R: Run> Work<R> {
+impl Work {
     fn serve(&mut self, orders: &Receiver<Order>, answers: &Sender<Result<Duration, CutError>>) {
         while let Ok(order) = orders.recv() {
             let answer = match order {
@@ -207,37 +208,41 @@ impl<R: Run> Work<R> {
         Ok(held?)
     }
 
-    /// Makes the snapshots, thin ones first: their origins go on within milliseconds.
+    /// Makes the snapshots; each origin goes on when its own is made.
     fn make(&mut self, began: Instant) -> Result<(), CutError> {
         fault::point("disks-making");
-        let (thin, thick): (Vec<_>, Vec<_>) = self
-            .all
-            .iter()
-            .partition(|one| matches!(one.planned.kind, Kind::Thin { .. }));
-        for one in thin {
-            if let Kind::Thin {
-                device, origin_id, ..
-            } = &one.planned.kind
-            {
-                let text = format!("create_snap {} {origin_id}", one.thin_id);
-                self.dm.message(device, &text)?;
-                fault::point("disks-snapshot");
-                self.dm.let_go(&one.planned.device)?;
-            }
-        }
-        for one in thick {
-            let left = self.limit.saturating_sub(began.elapsed());
-            if left < TOO_LITTLE {
+        for one in &self.all {
+            if began.elapsed() > self.limit {
                 return Err(CutError::TooLong(self.limit));
             }
-            convert(&mut self.run, &one.planned, left)?;
-            fault::point("disks-snapshot");
-            let snapshot = Device::of(&one.planned.vg, &one.planned.name, None);
-            if self.dm.status(&snapshot)?.is_none() {
-                return Err(CutError::Missing(one.planned.full_name()));
+            self.must_be_held(one)?;
+            match (&one.how, &one.planned.kind) {
+                (
+                    How::Thin(id),
+                    Kind::Thin {
+                        device, origin_id, ..
+                    },
+                ) => {
+                    self.dm
+                        .message(device, &format!("create_snap {id} {origin_id}"))?;
+                }
+                (How::Thick(restart), _) => restart.run(&self.dm)?,
+                (How::Thin(_), Kind::Thick { .. }) => {}
             }
+            self.must_be_held(one)?;
+            fault::point("disks-snapshot");
+            self.dm.let_go(&one.planned.device)?;
         }
         Ok(())
+    }
+
+    /// LVM lets a volume go at the end of whatever it does to it.
+    fn must_be_held(&self, one: &Making) -> Result<(), CutError> {
+        let status = self.dm.status(&one.planned.device)?;
+        if status.is_some_and(|status| status.held) {
+            return Ok(());
+        }
+        Err(CutError::LetGo(one.planned.vdev.clone()))
     }
 
     /// Lets all go that may be held; tries each, whatever becomes of another.
@@ -291,17 +296,4 @@ pub fn free(dm: &Dm, device: &Device) -> Result<(), DmError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Makes the volume that was made ready a snapshot of its origin; LVM lets the origin go on the way.
-fn convert(run: &mut impl Run, planned: &Planned, limit: Duration) -> Result<(), CutError> {
-    let (origin, name) = (planned.full_origin(), planned.full_name());
-    // -Zn: its first blocks were zeroed when it was made.
-    let arguments = ["-q", "-y", "-s", "-Zn", &origin, &name].map(OsString::from);
-    run.run("lvconvert", &arguments, limit, &mut || ())
-        .map(drop)
-        .map_err(|source| CutError::Snapshot {
-            vdev: planned.vdev.clone(),
-            source,
-        })
 }

@@ -18,6 +18,7 @@ pub mod cut;
 pub mod dm;
 pub mod inventory;
 pub mod plan;
+pub mod restart;
 pub mod run;
 pub mod snapshots;
 pub mod tags;

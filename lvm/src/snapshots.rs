@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use snapshot::disks::{CopyKept, DiskFacts, DiskKept, Kept, SnapshotKept};
 use snapshot::fault;
@@ -13,10 +13,11 @@ use snapshot::units::Bytes;
 use crate::care::{discard, finish, remove_file};
 use crate::commands::{self, LIMIT, LvmError};
 use crate::copy::copy;
-use crate::cut::{Cutter, Making};
-use crate::dm::Dm;
+use crate::cut::{Cutter, How, Making, free};
+use crate::dm::{Device, Dm};
 use crate::inventory::{self, Volume};
 use crate::plan::{Disk, Kind, Plan, Planned};
+use crate::restart::Restart;
 use crate::run::{Host, Run};
 use crate::tags::{self, Tagged};
 
@@ -35,8 +36,10 @@ pub struct Snapshots<R> {
     cutter: Option<Cutter>,
     /// The thread has an order that it has not answered.
     asked: bool,
-    /// How long the guest's I/O waited.
+    /// How long the guest's I/O waited for the cut.
     stall: Duration,
+    /// And at the longest before, while LVM made the snapshots.
+    stall_before: Duration,
 }
 
 impl Snapshots<Host> {
@@ -62,33 +65,52 @@ impl Snapshots<Host> {
             cutter: None,
             asked: false,
             stall: Duration::ZERO,
+            stall_before: Duration::ZERO,
         }
     }
 }
 
-impl<R: Run + Clone + Send + 'static> Snapshots<R> {
+impl<R: Run> Snapshots<R> {
     fn make_ready(&mut self) -> Result<Vec<Making>, LvmError> {
         let image = self.plan.image_path().unwrap_or_default();
         let tags = tags::of_image(&self.plan.id, &image);
+        let dm = Dm::open()?;
         for planned in &self.plan.snapshots {
-            commands::make_ready(&mut self.run, planned, &tags)?;
+            // Each of them has its time.
+            self.notes.journal().beat();
+            let (run, limit) = (&mut self.run, self.limit);
+            let mut held = Held::default();
+            let made = commands::make_ready(run, planned, &tags, limit, &mut || {
+                held.look(&dm, &planned.device);
+            });
+            self.stall_before = self.stall_before.max(held.longest);
+            if made.is_err() {
+                // Killed, it may have left them so.
+                for device in planned.devices() {
+                    free(&dm, &device)?;
+                }
+            }
+            made?;
             fault::point("disks-ready");
         }
+        self.notes.disks(DiskState::Made).map_err(LvmError::Note)?;
         let volumes = self.volumes()?;
-        let dm = Dm::open()?;
         let mut all = vec![];
         for planned in &self.plan.snapshots {
             let volume = find(&volumes, planned)?;
-            if let Kind::Thin { device, .. } = &planned.kind {
-                // Its pool makes another by the same number at the cut.
-                let id = volume.thin_id.unwrap_or_default();
-                dm.message(device, &format!("delete {id}"))?;
-                fault::point("disks-deleted");
-            }
-            all.push(Making {
-                planned: planned.clone(),
-                thin_id: volume.thin_id.unwrap_or_default(),
-            });
+            let how = match &planned.kind {
+                Kind::Thin { device, .. } => {
+                    let missing = || LvmError::Missing(planned.full_name());
+                    let id = volume.thin_id.ok_or_else(missing)?;
+                    // Its pool makes another by the same number at the cut.
+                    dm.message(device, &format!("delete {id}"))?;
+                    fault::point("disks-deleted");
+                    How::Thin(id)
+                }
+                Kind::Thick { .. } => How::Thick(Restart::of(&dm, planned)?),
+            };
+            let planned = planned.clone();
+            all.push(Making { planned, how });
         }
         Ok(all)
     }
@@ -161,21 +183,43 @@ impl<R: Run + Clone + Send + 'static> Snapshots<R> {
     }
 }
 
+/// How long a device has been held at a stretch.
+#[derive(Debug, Default)]
+struct Held {
+    since: Option<Instant>,
+    longest: Duration,
+}
+
+impl Held {
+    fn look(&mut self, dm: &Dm, device: &Device) {
+        if dm
+            .status(device)
+            .is_ok_and(|status| status.is_some_and(|status| status.held))
+        {
+            let since = self.since.get_or_insert_with(Instant::now);
+            self.longest = self.longest.max(since.elapsed());
+        } else {
+            self.since = None;
+        }
+    }
+}
+
 fn find<'v>(volumes: &'v [Volume], planned: &Planned) -> Result<&'v Volume, LvmError> {
     let mut volumes = volumes.iter();
     let found = volumes.find(|volume| volume.vg == planned.vg && volume.name == planned.name);
     found.ok_or_else(|| LvmError::Missing(planned.full_name()))
 }
 
-impl<R: Run + Clone + Send + 'static> Disks for Snapshots<R> {
+impl<R: Run> Disks for Snapshots<R> {
     fn prepare(&mut self) -> Result<(), BoxError> {
         if self.plan.snapshots.is_empty() {
             return Ok(());
         }
-        self.notes.disks(DiskState::Made)?;
+        // LVM holds the volumes for a moment, too.
+        self.notes.disks(DiskState::Held)?;
         fault::point("disks-noted");
         let all = self.make_ready()?;
-        let cutter = Cutter::start(self.run.clone(), self.notes.clone(), all, self.limit)?;
+        let cutter = Cutter::start(self.notes.clone(), all, self.limit)?;
         self.cutter = Some(cutter);
         fault::point("disks-prepared");
         Ok(())
@@ -238,6 +282,7 @@ impl<R: Run + Clone + Send + 'static> Disks for Snapshots<R> {
         let facts = DiskFacts {
             disks: disks.collect(),
             stall_s: self.stall.as_secs_f64(),
+            stall_before_s: self.stall_before.as_secs_f64(),
         };
         fault::point("disks-kept");
         Ok(Some(facts))
@@ -263,7 +308,7 @@ impl<R: Run + Clone + Send + 'static> Disks for Snapshots<R> {
             // It hangs.
             let dm = Dm::open()?;
             for device in self.plan.snapshots.iter().flat_map(Planned::devices) {
-                crate::cut::free(&dm, &device)?;
+                free(&dm, &device)?;
             }
             self.notes.disks(DiskState::Made)?;
         }

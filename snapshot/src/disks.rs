@@ -16,6 +16,10 @@ pub struct DiskFacts {
     /// held, in the pause window, until the last one was let go, after the guest ran again. Zero if
     /// none was held.
     pub stall_s: f64,
+    /// How long it may have waited at a stretch before, while LVM made the snapshots ready, in
+    /// seconds; looked at every 5 ms.
+    #[serde(default)]
+    pub stall_before_s: f64,
     /// Every disk of the guest, in the order of its configuration.
     pub disks: Vec<DiskKept>,
 }
@@ -93,6 +97,7 @@ mod tests {
         };
         let facts = DiskFacts {
             stall_s: 0.25,
+            stall_before_s: 0.0,
             disks: vec![
                 disk(
                     "xvda",

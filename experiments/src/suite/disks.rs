@@ -1,7 +1,8 @@
 //! Saves of guests with their disks: snapshots of logical volumes at the cut of the memory.
 
 use std::fs;
-use std::time::Duration;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lvm::tags::Tagged;
@@ -10,9 +11,10 @@ use snapshot::disks::{DiskFacts, Kept, SnapshotKept};
 use super::guardian::KILLED;
 use super::saves::devices_go_on;
 use super::{Bench, Kind, Test};
-use crate::dom0::livesave::{LIMIT, Report};
+use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::lvm::{Group, lvm};
 use crate::dom0::process;
+use crate::native::median;
 
 /// The tests of this file.
 #[must_use]
@@ -20,6 +22,8 @@ pub fn tests() -> Vec<Test> {
     vec![
         Kind::Other.core("disks_snapshotted_thin", |bench| snapshotted(bench, true)),
         Kind::Other.core("disks_snapshotted_thick", |bench| snapshotted(bench, false)),
+        Kind::Other.asked("disks_window", window),
+        Kind::Other.in_turn("disks_faults", faults),
         Kind::Other.core("disks_killed_thin", |bench| killed(bench, true)),
         Kind::Other.core("disks_killed_thick", |bench| killed(bench, false)),
     ]
@@ -83,12 +87,17 @@ fn snapshotted(bench: &Bench, thin: bool) -> Result<String> {
         devices_go_on(&guest).context("afterwards")?;
         bench.must_be_unharmed(&guest)?;
         let snapshot = must_be_tied(&group, &report, thin)?;
-        let stall = report.disks.as_ref().map_or(0.0, |disks| disks.stall_s);
+        let stalls = report
+            .disks
+            .as_ref()
+            .map(|disks| (disks.stall_s, disks.stall_before_s));
+        let (stall, before) = stalls.unwrap_or_default();
         notes.push(format!(
-            "window {:.1} ms, of it disks {:.2} ms; I/O waited for {:.0} ms",
+            "window {:.1} ms, of it disks {:.2} ms; I/O waited for {:.0} ms, for {:.0} ms before",
             report.window.total_s * 1e3,
             report.window.disks_s * 1e3,
-            stall * 1e3
+            stall * 1e3,
+            before * 1e3
         ));
         fs::remove_file(&path)?;
         if thin {
@@ -125,6 +134,77 @@ fn snapshotted(bench: &Bench, thin: bool) -> Result<String> {
     Ok(notes.join("; "))
 }
 
+/// What the disks add to the window: saves with and without them in turns, and what `lvcreate` in the
+/// window would have cost.
+fn window(bench: &Bench) -> Result<String> {
+    let mut notes = vec![];
+    for thin in [true, false] {
+        let group = group(bench, thin)?;
+        let guest = bench.guest(|mut spec| {
+            spec.disk = Some(group.path("disk"));
+            spec.small().with("disk=1")
+        })?;
+        devices_go_on(&guest).context("before")?;
+        let (mut with, mut without, mut naive) = (vec![], vec![], vec![]);
+        let (mut stalls, mut before, mut disks) = (vec![], vec![], vec![]);
+        for _ in 0..bench.repeats.max(7) {
+            let path = bench.image("with.xl");
+            let (report, _) = bench.livesave.save(&guest.spec.name, &path, &[])?;
+            fs::remove_file(&path)?;
+            with.push(report.window.total_s);
+            disks.push(report.window.disks_s);
+            let facts = report.disks.context("no facts of the disks")?;
+            stalls.push(facts.stall_s);
+            before.push(facts.stall_before_s);
+            let snapshot = only_snapshot(&facts)?;
+            lvm(&[
+                "lvremove",
+                "-q",
+                "-f",
+                "-y",
+                &format!("{}/{}", group.name, snapshot.name),
+            ])?;
+
+            let path = bench.image("without.xl");
+            let memory_only = ["--disks", "memory-only"];
+            let (report, _) = bench.livesave.save(&guest.spec.name, &path, &memory_only)?;
+            fs::remove_file(&path)?;
+            without.push(report.window.total_s);
+        }
+        for _ in 0..3 {
+            let began = Instant::now();
+            let origin = format!("{}/disk", group.name);
+            let mut words = vec!["lvcreate", "-q", "-y", "-s", "-n", "naive", &origin];
+            if !thin {
+                words.extend(["-L", "16m"]);
+            }
+            lvm(&words)?;
+            naive.push(began.elapsed().as_secs_f64());
+            lvm(&[
+                "lvremove",
+                "-q",
+                "-f",
+                "-y",
+                &format!("{}/naive", group.name),
+            ])?;
+        }
+        devices_go_on(&guest).context("afterwards")?;
+        bench.must_be_unharmed(&guest)?;
+        guest.destroy()?;
+        let [with, without, naive, stall, before, disks] =
+            [with, without, naive, stalls, before, disks].map(|mut all| median(&mut all) * 1e3);
+        notes.push(format!(
+            "{}: window {with:.1} ms with, {without:.1} ms without ({:.2}), of it waiting for the disks \
+             {disks:.2} ms; I/O waited {stall:.0} ms for the cut, {before:.0} ms before; lvcreate in the \
+             window would add {naive:.0} ms",
+            if thin { "thin" } else { "thick" },
+            with / without,
+        ));
+        ensure!(with <= without * 1.15, "{}", notes.join("; "));
+    }
+    Ok(notes.join("; "))
+}
+
 /// Killed at each point of a save that has to do with disks, alone and with its guardian: the guest's
 /// disk goes on, and nothing is left.
 fn killed(bench: &Bench, thin: bool) -> Result<String> {
@@ -135,8 +215,15 @@ fn killed(bench: &Bench, thin: bool) -> Result<String> {
     })?;
     let faulty = bench.faulty();
     let mut count = 0;
-    for point in POINTS {
-        if point == &"disks-deleted" && !thin {
+    for &point in POINTS {
+        // Each has a step that the other has not.
+        if point
+            == if thin {
+                "disks-forgotten"
+            } else {
+                "disks-deleted"
+            }
+        {
             continue;
         }
         for deed in ["kill", "kill-both"] {
@@ -185,11 +272,122 @@ const POINTS: &[&str] = &[
     "captured",
     "resumed",
     "disks-making",
+    "disks-forgotten",
     "disks-snapshot",
     "disks-let-go",
     "disks-committed",
     "disks-kept",
 ];
+
+/// No room, an `lvcreate` that hangs with the volume held: the save fails in time and in order.
+fn faults(bench: &Bench) -> Result<String> {
+    let group = Group::create("lsdisks", &bench.image("lvm.img"), 256)?.pool(32)?;
+    group.thick("disk", 32)?;
+    group.thin("thin", 32)?;
+    let guest = bench.guest(|mut spec| {
+        spec.disk = Some(group.path("disk"));
+        spec.small().with("disk=1")
+    })?;
+    devices_go_on(&guest).context("before")?;
+    let path = bench.image("x.xl");
+    let right = |what: &str| -> Result<()> {
+        group
+            .must_hold_only(&["pool", "disk", "thin"])
+            .context(what.to_owned())?;
+        devices_go_on(&guest).context(what.to_owned())?;
+        bench.must_be_unharmed(&guest).context(what.to_owned())?;
+        ensure!(!path.exists(), "{what}: an image");
+        Ok(())
+    };
+
+    // The group is full, but for less than the snapshot is to have.
+    let free = group.volume("disk")?.vg_free.0 >> 20;
+    group.thick("filler", free - 8)?;
+    let refused = bench
+        .livesave
+        .must_fail(&guest.spec.name, &path, &[], exit::NO_DISK_SNAPSHOT)?;
+    ensure!(
+        refused.stderr.contains("has 8.0 MiB free"),
+        "{}",
+        refused.stderr
+    );
+    lvm(&[
+        "lvremove",
+        "-q",
+        "-f",
+        "-y",
+        &format!("{}/filler", group.name),
+    ])?;
+    right("the group is full")?;
+
+    // LVM holds the volume, and hangs.
+    let wrappers = bench.results.join("wrappers");
+    fs::create_dir_all(&wrappers)?;
+    let wrapper = wrappers.join("lvcreate");
+    fs::write(
+        &wrapper,
+        format!(
+            "#!/bin/sh\ndmsetup suspend {}-disk\nsleep 600\n",
+            group.name
+        ),
+    )?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let mut command = bench
+        .livesave
+        .save_command(&guest.spec.name, &path, &["--disk-limit", "3s"]);
+    let old = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{old}", wrappers.display()));
+    let began = Instant::now();
+    let hung = process::run(&mut command, LIMIT)?;
+    bench.livesave.note(&hung)?;
+    let took = began.elapsed();
+    ensure!(hung.code() == 1, "lvcreate hangs: {}", hung.tail());
+    ensure!(
+        hung.stderr.contains("did not end within 3s"),
+        "{}",
+        hung.stderr
+    );
+    right("lvcreate hangs")?;
+    fs::remove_dir_all(&wrappers)?;
+
+    // The save hangs with the volume held: its own thread lets go.
+    let faulty = bench.faulty();
+    let mut command = faulty.save_command(&guest.spec.name, &path, &["--disk-limit", "3s"]);
+    let hung = process::run(command.env("LIVESAVE_FAULT", "disks-cut:slow:6000"), LIMIT)?;
+    faulty.note(&hung)?;
+    ensure!(hung.code() == 1, "held for too long: {}", hung.tail());
+    ensure!(hung.stderr.contains("--disk-limit"), "{}", hung.stderr);
+    right("held for too long")?;
+    guest.destroy()?;
+
+    // A pool that is full.
+    let guest = bench.guest(|mut spec| {
+        spec.disk = Some(group.path("thin"));
+        spec.small().with("disk=1")
+    })?;
+    let extra = group.thin("extra", 32)?;
+    let full = fs::File::options().write(true).open(&extra)?;
+    let block = vec![7u8; 1 << 20];
+    for at in 0..31 {
+        full.write_all_at(&block, at << 20)?;
+    }
+    full.sync_data()?;
+    drop(full);
+    let refused = bench
+        .livesave
+        .must_fail(&guest.spec.name, &path, &[], exit::NO_DISK_SNAPSHOT)?;
+    ensure!(
+        refused.stderr.contains("pool lsdisks/pool"),
+        "{}",
+        refused.stderr
+    );
+    guest.destroy()?;
+    group.must_hold_only(&["pool", "disk", "thin", "extra"])?;
+    Ok(format!(
+        "lvcreate that hangs: over after {:.1} s",
+        took.as_secs_f64()
+    ))
+}
 
 /// The guardian may be at work for a while.
 fn settled(group: &Group, thin: bool) -> Result<()> {

@@ -60,6 +60,19 @@ impl fmt::Display for Device {
     }
 }
 
+/// A stretch of a device's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where it starts, in sectors of 512 bytes.
+    pub start: u64,
+    /// Its length, in sectors.
+    pub length: u64,
+    /// Of which kind it is.
+    pub kind: String,
+    /// What that kind has to know.
+    pub parameters: String,
+}
+
 /// How a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -129,6 +142,33 @@ impl Dm {
     pub fn message(&self, device: &Device, text: &str) -> Result<(), DmError> {
         sys::message(&self.control, device, text)
             .map_err(|source| failed("send a message to", device, source))
+    }
+
+    /// The table of a device that has one stretch only.
+    ///
+    /// # Errors
+    /// [`DmError::Call`].
+    pub fn target(&self, device: &Device) -> Result<Target, DmError> {
+        let table = sys::table(&self.control, device);
+        let only = table.and_then(|table| match <[Target; 1]>::try_from(table) {
+            Ok([target]) => Ok(target),
+            Err(table) => Err(io::Error::other(format!(
+                "its table has {} parts",
+                table.len()
+            ))),
+        });
+        only.map_err(|source| failed("read the table of", device, source))
+    }
+
+    /// Puts a table of one stretch in the place of a device's.
+    ///
+    /// # Errors
+    /// [`DmError::Call`]; it may be held then.
+    pub fn replace(&self, device: &Device, target: &Target) -> Result<(), DmError> {
+        self.hold(device)?;
+        sys::load(&self.control, device, target)
+            .map_err(|source| failed("load a table for", device, source))?;
+        self.let_go(device)
     }
 
     /// Drops a table that was loaded and does not apply yet.
