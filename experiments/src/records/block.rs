@@ -18,6 +18,15 @@ pub enum Place {
     Small,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ring => "slot",
+            Self::Small => "file",
+        })
+    }
+}
+
 /// Whose records: one guest's on one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {

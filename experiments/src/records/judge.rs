@@ -51,11 +51,7 @@ pub struct Bad {
 
 impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match self.place {
-            Place::Ring => "slot",
-            Place::Small => "small file",
-        };
-        write!(f, "{place} {} must hold ", self.slot)?;
+        write!(f, "{} {} must hold ", self.place, self.slot)?;
         match self.expected {
             Some(seq) => write!(f, "record {seq}")?,
             None => f.write_str("no record")?,
