@@ -16,6 +16,7 @@ pub mod increments;
 pub mod interference;
 pub mod packaged;
 pub mod plan;
+pub mod records;
 pub mod restored;
 mod runner;
 pub mod saves;
@@ -116,6 +117,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(xenstored::tests());
     tests.extend(endings::tests());
     tests.extend(volumes::tests());
+    tests.extend(records::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());
     tests.extend(interference::tests());

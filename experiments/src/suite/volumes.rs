@@ -17,7 +17,7 @@ use super::saves::{Loop, devices_go_on};
 use super::{Bench, Kind, Test};
 use crate::dom0::process;
 
-const VG: &str = "lstest";
+pub(super) const VG: &str = "lstest";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The tests of this file.
@@ -30,13 +30,13 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A volume group with one volume in it; gone when dropped.
-struct Group {
+pub(super) struct Group {
     device: Option<Loop>,
     file: PathBuf,
 }
 
 impl Group {
-    fn create(file: &Path, layout: Layout) -> Result<Self> {
+    pub(super) fn create(file: &Path, layout: Layout) -> Result<Self> {
         let device = Loop::create(file, 256)?;
         lvm(&["vgcreate", "-q", VG, &device.0.display().to_string()])?;
         // Dropped from here on, whatever fails.
@@ -53,6 +53,12 @@ impl Group {
             _ => lvm(&["lvcreate", "-q", "-L", "32m", "-n", "disk", VG])?,
         }
         Ok(group)
+    }
+
+    /// One more thick volume; its device.
+    pub(super) fn add(&self, name: &str, mib: u64) -> Result<PathBuf> {
+        lvm(&["lvcreate", "-q", "-L", &format!("{mib}m"), "-n", name, VG])?;
+        Ok(PathBuf::from(format!("/dev/{VG}/{name}")))
     }
 }
 

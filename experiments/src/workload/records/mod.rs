@@ -30,6 +30,9 @@ const DISK_LIMIT: Duration = Duration::from_secs(20);
 /// An answer is due within so long: not while the disks are held still, or gone.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// All of a stack is locked memory, of which small guests have little.
+const STACK: usize = 256 << 10;
+
 /// After an I/O error the same record is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -83,7 +86,9 @@ impl Records {
         let (scan, requests) = channel();
         let (rate, caches) = (config.record_rate, !config.files.is_empty());
         let out = out.clone();
-        thread::spawn(move || write(&mut writer, rate, &requests, caches, &out));
+        thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || write(&mut writer, rate, &requests, caches, &out))?;
         Ok(Some(Self { progress, scan }))
     }
 

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::records::SLOTS;
-use crate::records::block::Found;
 use crate::records::look;
 use crate::records::slots::Layout;
 use std::fs::{self, File};
