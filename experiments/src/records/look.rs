@@ -23,9 +23,7 @@ pub struct Seen {
 /// Looks at a ring. Given its newest record, each slot must hold exactly the newest record up to that
 /// one; so the slot after it, whose next write may have been on its way, the one of a lap before.
 pub fn ring(path: &Path, layout: Layout, owner: Owner) -> io::Result<Seen> {
-    let slots = Slots::open_read_only(path, layout, owner)?;
-    let found = (0..SLOTS).map(|slot| slots.read(slot));
-    let found = found.collect::<io::Result<Vec<_>>>()?;
+    let found = Slots::open_read_only(path, layout, owner)?.read_all()?;
     let records = found.iter().filter_map(|found| match found {
         Found::Record(seq) => Some(*seq),
         _ => None,

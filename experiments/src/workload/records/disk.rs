@@ -82,9 +82,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Looks at one slot.
-    pub(super) fn look(&self, slot: u64) -> io::Result<Result<(), Bad>> {
-        Ok(judge(self.ring, slot, self.slots.read(slot)?))
+    /// Looks at the ring: how many slots it has, and what is wrong with them.
+    pub(super) fn look_at_ring(&self) -> io::Result<(u64, Vec<Bad>)> {
+        let found = self.slots.read_all()?;
+        let count = found.len() as u64;
+        let bad = (0..).zip(found);
+        let bad = bad.filter_map(|(slot, found)| judge(self.ring, slot, found).err());
+        Ok((count, bad.collect()))
     }
 
     /// Looks at the small files: how many there are, and what is wrong with them.

@@ -3,7 +3,6 @@
 use super::disk::Disk;
 use super::{Output, Progress};
 use crate::lines::Line;
-use crate::records::SLOTS;
 use crate::records::block::Place;
 use crate::records::judge::{Bad, Kind};
 use std::collections::HashSet;
@@ -23,7 +22,7 @@ pub struct Scan {
     pub files: u64,
     /// Places that do not hold what they must.
     pub bad: u64,
-    /// Places that could not be read.
+    /// Disks whose ring or small files could not be read.
     pub err: u64,
 }
 
@@ -76,39 +75,43 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks at every slot and every small file.
+    /// Looks at every slot and every small file. Those that cannot be read are not counted as looked
+    /// at.
     pub fn scan(&mut self) -> Scan {
         let mut scan = Scan::default();
         for number in 0..self.disks.len() {
-            for slot in 0..SLOTS {
-                scan.slots += 1;
-                match self.disks[number].look(slot) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(bad)) => {
-                        scan.bad += 1;
-                        self.count_bad(number, bad);
-                    }
-                    Err(err) => {
-                        scan.err += 1;
-                        self.count_error(number, &err);
-                    }
-                }
-            }
-            match self.disks[number].look_at_small() {
-                Ok((files, wrong)) => {
-                    scan.files += files;
-                    scan.bad += wrong.len() as u64;
-                    for bad in wrong {
-                        self.count_bad(number, bad);
-                    }
-                }
-                Err(err) => {
-                    scan.err += 1;
-                    self.count_error(number, &err);
-                }
-            }
+            let (ring, small) = {
+                let disk = &self.disks[number];
+                (disk.look_at_ring(), disk.look_at_small())
+            };
+            scan.slots += self.count(number, ring, &mut scan.bad, &mut scan.err);
+            scan.files += self.count(number, small, &mut scan.bad, &mut scan.err);
         }
         scan
+    }
+
+    /// Counts what a look found; how many places it was at.
+    fn count(
+        &mut self,
+        number: usize,
+        look: io::Result<(u64, Vec<Bad>)>,
+        bad: &mut u64,
+        err: &mut u64,
+    ) -> u64 {
+        match look {
+            Ok((places, wrong)) => {
+                *bad += wrong.len() as u64;
+                wrong
+                    .into_iter()
+                    .for_each(|bad| self.count_bad(number, bad));
+                places
+            }
+            Err(why) => {
+                *err += 1;
+                self.count_error(number, &why);
+                0
+            }
+        }
     }
 
     fn count_bad(&mut self, number: usize, bad: Bad) {
