@@ -14,5 +14,6 @@ pub mod kills;
 pub mod lines;
 pub mod mixed;
 pub mod native;
+pub mod records;
 pub mod suite;
 pub mod workload;

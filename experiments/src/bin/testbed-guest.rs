@@ -9,6 +9,7 @@ use experiments::workload::config::{Config, Rate};
 use experiments::workload::devices::{self, Traffic};
 use experiments::workload::faults::{self, Ending, NoFreeze};
 use experiments::workload::output::Output;
+use experiments::workload::records::{Progress, Records};
 use experiments::workload::static_area::StaticArea;
 use experiments::workload::ticker::Ticker;
 use experiments::workload::writer::{Orders, PAGES_PER_MIB, Verdict, Writer};
@@ -36,6 +37,7 @@ struct Guest {
     writers: Arc<Vec<Writer>>,
     fixed: StaticArea,
     ticker: Ticker,
+    records: Option<Records>,
     no_freeze: NoFreeze,
 }
 
@@ -77,6 +79,7 @@ impl Guest {
         if let Some(address) = &config.net {
             devices::use_net(&traffic, address, out).map_err(|e| format!("net: {e}"))?;
         }
+        let records = Records::start(&config, out).map_err(|e| format!("records: {e}"))?;
         out.say(
             Line::new("start")
                 .with("rate", config.rate)
@@ -89,12 +92,14 @@ impl Guest {
         );
         let (counted, beats) = (Arc::clone(&writers), out.clone());
         let period = Duration::from_millis(config.beat_ms);
-        thread::spawn(move || beat(&counted, &traffic, period, &beats));
+        let recorded = records.as_ref().map(|r| Arc::clone(&r.progress));
+        thread::spawn(move || beat(&counted, &traffic, recorded.as_deref(), period, &beats));
         Ok(Self {
             out: out.clone(),
             writers,
             fixed,
             ticker,
+            records,
             no_freeze: NoFreeze::default(),
         })
     }
@@ -125,6 +130,10 @@ impl Guest {
         match verb {
             Verb::Ping => Ok(ok),
             Verb::Verify => Ok(self.verify()),
+            Verb::Records => match &self.records {
+                Some(records) => records.scan(),
+                None => Err(std::io::Error::other("no disk has records")),
+            },
             Verb::Gap => Ok(Line::new("maxgap").with("us", self.ticker.take_largest_us())),
             Verb::Rate(rate) => {
                 let rate = share(rate, self.writers.len());
@@ -188,28 +197,36 @@ fn total_seq(writers: &[Writer]) -> u64 {
 }
 
 /// The heartbeat, once in every period or somewhat later.
-fn beat(writers: &[Writer], traffic: &Traffic, period: Duration, out: &Output) {
+fn beat(
+    writers: &[Writer],
+    traffic: &Traffic,
+    records: Option<&Progress>,
+    period: Duration,
+    out: &Output,
+) {
     let (start, mut last, mut last_seq) = (Instant::now(), Instant::now(), total_seq(writers));
     loop {
         thread::sleep(period);
         let (now, seq) = (Instant::now(), total_seq(writers));
         let rate = (seq - last_seq) as f64 / (now - last).as_secs_f64();
         let sum = |counter: fn(&Writer) -> u64| writers.iter().map(counter).sum::<u64>();
-        out.say(
-            Line::new("beat")
-                .with("t", format_args!("{:.3}", start.elapsed().as_secs_f64()))
-                .with("seq", seq)
-                .with("rate", rate as u64)
-                .with("bad", sum(|w| w.progress.bad.load(Ordering::Relaxed)))
-                .with(
-                    "scrubbed",
-                    sum(|w| w.progress.scrubbed.load(Ordering::Relaxed)),
-                )
-                .with("disk_ok", traffic.disk_ok.load(Ordering::Relaxed))
-                .with("disk_bad", traffic.disk_bad.load(Ordering::Relaxed))
-                .with("net_sent", traffic.net_sent.load(Ordering::Relaxed))
-                .with("net_back", traffic.net_back.load(Ordering::Relaxed)),
-        );
+        let line = Line::new("beat")
+            .with("t", format_args!("{:.3}", start.elapsed().as_secs_f64()))
+            .with("seq", seq)
+            .with("rate", rate as u64)
+            .with("bad", sum(|w| w.progress.bad.load(Ordering::Relaxed)))
+            .with(
+                "scrubbed",
+                sum(|w| w.progress.scrubbed.load(Ordering::Relaxed)),
+            )
+            .with("disk_ok", traffic.disk_ok.load(Ordering::Relaxed))
+            .with("disk_bad", traffic.disk_bad.load(Ordering::Relaxed))
+            .with("net_sent", traffic.net_sent.load(Ordering::Relaxed))
+            .with("net_back", traffic.net_back.load(Ordering::Relaxed));
+        out.say(match records {
+            Some(records) => records.add_to(line),
+            None => line,
+        });
         (last, last_seq) = (now, seq);
     }
 }

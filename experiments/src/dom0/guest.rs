@@ -43,6 +43,21 @@ pub struct Verified {
     pub bad: u64,
 }
 
+/// Result of the guest's own look at all its records ([`crate::records`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// Slots looked at.
+    pub slots: u64,
+    /// Small files that were there.
+    pub files: u64,
+    /// Places that did not hold what they must, now and since the guest's start.
+    pub bad: u64,
+    /// Failed reads and writes, now and since the guest's start.
+    pub err: u64,
+    /// Acknowledged records of all disks together.
+    pub acked: u64,
+}
+
 /// Within so many heartbeats the writer must have gone on.
 const BEATS: usize = 5;
 
@@ -114,13 +129,32 @@ impl Guest {
         self.console.ask(self.domid, command, ANSWER_LIMIT)
     }
 
+    /// Has the guest look at every record on its disks.
+    pub fn records(&self) -> Result<Records> {
+        let line = self.ask("records")?;
+        let number = |key| number(&line, key);
+        Ok(Records {
+            slots: number("slots")?,
+            files: number("files")?,
+            bad: number("bad")?,
+            err: number("err")?,
+            acked: number("acked")?,
+        })
+    }
+
+    /// The look must find every record there and right: memory and disks are of the same instant.
+    pub fn records_clean(&self) -> Result<Records> {
+        let records = self.records()?;
+        if records.bad != 0 || records.err != 0 || records.slots == 0 {
+            return Err(Harm.because(format!("its disks are not as its memory: {records:?}")));
+        }
+        Ok(records)
+    }
+
     /// Has the guest check all its pages.
     pub fn verify(&self) -> Result<Verified> {
         let line = self.ask("verify")?;
-        let number = |key| {
-            line.number(key)
-                .with_context(|| format!("the guest answered {line}"))
-        };
+        let number = |key| number(&line, key);
         Ok(Verified {
             seq: number("seq")?,
             pages: number("pages")?,
@@ -200,6 +234,11 @@ impl Guest {
         }
         Ok(())
     }
+}
+
+fn number(line: &Line, key: &str) -> Result<u64> {
+    line.number(key)
+        .with_context(|| format!("the guest answered {line}"))
 }
 
 /// Writes the file that `xl create` is given.

@@ -1,7 +1,7 @@
 //! What guest to start.
 
 use super::guest::{KERNEL, RAMDISK};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The name of the guests that tests share.
 pub const SHARED_NAME: &str = "guest";
@@ -23,9 +23,11 @@ pub struct Spec {
     pub settings: Vec<String>,
     /// A block device or image file for xvda.
     pub disk: Option<PathBuf>,
+    /// More block devices, each with the name that it has in the guest, such as `xvdb`.
+    pub disks: Vec<(String, PathBuf)>,
     /// Give it a network interface on the testbed's bridge.
     pub net: bool,
-    /// It has a file system, for the workload's `nofreeze` to freeze.
+    /// It can have file systems: one for the workload's `nofreeze` to freeze, and those on its disks.
     pub filesystem: bool,
 }
 
@@ -40,6 +42,7 @@ impl Default for Spec {
             rate: "5000".to_owned(),
             settings: vec!["beat=200".to_owned()],
             disk: None,
+            disks: Vec::new(),
             net: false,
             filesystem: false,
         }
@@ -90,6 +93,32 @@ impl Spec {
         self.with(&format!("writers={vcpus}"))
     }
 
+    /// The same with one more disk.
+    #[must_use]
+    pub fn disk(mut self, vdev: &str, device: impl Into<PathBuf>) -> Self {
+        self.disks.push((vdev.to_owned(), device.into()));
+        self
+    }
+
+    /// The same with records ([`crate::records`]) on these disks, which are its disks too: raw ones,
+    /// and ones with an ext4 file system (`mkfs.ext4 -b 4096`), for which 128 MiB of memory are not
+    /// enough. It writes to them in this order.
+    #[must_use]
+    pub fn records(mut self, raw: &[(&str, &Path)], files: &[(&str, &Path)]) -> Self {
+        for (setting, disks) in [("records", raw), ("files", files)] {
+            if disks.is_empty() {
+                continue;
+            }
+            let names: Vec<_> = disks.iter().map(|(vdev, _)| *vdev).collect();
+            self = self.with(&format!("{setting}={}", names.join(",")));
+            for (vdev, device) in disks {
+                self = self.disk(vdev, device);
+            }
+        }
+        self.filesystem |= !files.is_empty();
+        self
+    }
+
     /// Whether a guest of this kind is also one of the other kind, once it has been told its rate.
     #[must_use]
     pub fn differs_in_rate_only(&self, other: &Self) -> bool {
@@ -107,7 +136,7 @@ impl Spec {
         // What `guest-init` loads: it takes time.
         let parts = [
             (self.net, "net"),
-            (self.disk.is_some(), "disk"),
+            (self.disk.is_some() || !self.disks.is_empty(), "disk"),
             (self.filesystem, "filesystem"),
         ];
         let parts = parts.iter().filter(|(wanted, _)| *wanted);
@@ -121,8 +150,14 @@ impl Spec {
              on_crash = \"preserve\"\non_reboot = \"preserve\"\n",
             self.name, self.max_memory_mib, self.max_memory_mib, self.vcpus
         );
-        if let Some(disk) = &self.disk {
-            config.push_str(&format!("disk = [ \"phy:{},xvda,w\" ]\n", disk.display()));
+        let xvda = self.disk.iter().map(|device| ("xvda", device));
+        let more = self.disks.iter();
+        let more = more.map(|(vdev, device)| (vdev.as_str(), device));
+        let disks = xvda.chain(more);
+        let disks = disks.map(|(vdev, device)| format!("\"phy:{},{vdev},w\"", device.display()));
+        let disks = disks.collect::<Vec<_>>().join(", ");
+        if !disks.is_empty() {
+            config.push_str(&format!("disk = [ {disks} ]\n"));
         }
         if self.net {
             config.push_str("vif = [ \"bridge=xenbr0\" ]\n");
@@ -153,5 +188,27 @@ mod tests {
         assert!(config.contains("maxmem = 128\n"), "{config}");
         assert!(config.contains(" ls.rate=max "), "{config}");
         assert!(config.contains(" ls.ring=16 "), "{config}");
+        assert!(!config.contains("disk = ["), "{config}");
+    }
+    #[test]
+    fn every_disk_is_given_and_disks_with_records_are_told_of() {
+        let mut spec = Spec::default().with("disk=1");
+        spec.disk = Some("/dev/loop0".into());
+        let config = spec.clone().config();
+        assert!(
+            config.contains("disk = [ \"phy:/dev/loop0,xvda,w\" ]\n"),
+            "{config}"
+        );
+        assert!(config.contains("testbed.load=disk "), "{config}");
+        let (raw, files) = (Path::new("/dev/vg/raw"), Path::new("/dev/vg/files"));
+        let config = spec.records(&[("xvdb", raw)], &[("xvdc", files)]).config();
+        let disks = "disk = [ \"phy:/dev/loop0,xvda,w\", \"phy:/dev/vg/raw,xvdb,w\", \
+                     \"phy:/dev/vg/files,xvdc,w\" ]\n";
+        assert!(config.contains(disks), "{config}");
+        assert!(
+            config.contains(" ls.records=xvdb ls.files=xvdc"),
+            "{config}"
+        );
+        assert!(config.contains("testbed.load=disk,filesystem "), "{config}");
     }
 }

@@ -17,6 +17,7 @@ pub mod increments;
 pub mod interference;
 pub mod packaged;
 pub mod plan;
+pub mod records;
 pub mod restored;
 mod runner;
 pub mod saves;
@@ -118,6 +119,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(endings::tests());
     tests.extend(volumes::tests());
     tests.extend(disks::tests());
+    tests.extend(records::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());
     tests.extend(interference::tests());

@@ -1,7 +1,7 @@
 //! Commands that reach the guest on its console: `ID VERB ARGS…`, one a line.
 //!
 //! Every command is answered by a line that carries its ID: `LS ok id=…`,
-//! `LS error id=… why=…`, or the answer itself (`verify`, `maxgap`).
+//! `LS error id=… why=…`, or the answer itself (`verify`, `records`, `maxgap`).
 
 use super::config::{Pattern, Rate};
 use std::time::Duration;
@@ -11,6 +11,8 @@ use std::time::Duration;
 pub enum Verb {
     /// `verify`: check every page of all areas.
     Verify,
+    /// `records`: look at every record on every disk.
+    Records,
     /// `gap`: print the largest gap since the last `gap`, and start anew.
     Gap,
     /// `rate N|max`: pages per second of all writers together.
@@ -53,6 +55,7 @@ pub fn parse(line: &str) -> Result<(u64, Verb), String> {
     };
     let verb = match verb {
         "verify" => Verb::Verify,
+        "records" => Verb::Records,
         "gap" => Verb::Gap,
         "rate" => Verb::Rate(needed()?.parse()?),
         "pattern" => Verb::Pattern(needed()?.parse()?),
@@ -79,6 +82,7 @@ mod tests {
     fn reads_every_verb() {
         for (line, verb) in [
             ("1 verify", Verb::Verify),
+            ("1 records", Verb::Records),
             ("1 gap", Verb::Gap),
             ("1 rate max", Verb::Rate(Rate::Max)),
             ("1 rate 20", Verb::Rate(Rate::PagesPerSecond(20))),

@@ -1,10 +1,11 @@
 //! Settings of the workload, from the guest kernel's command line.
 
 use super::pattern::Extent;
+use crate::records::disk_number;
 use std::fmt;
 use std::str::FromStr;
 
-/// How many pages per second a writer dirties.
+/// How many pages per second a writer dirties, or how many records it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
     /// That many pages per second, all writers together.
@@ -101,6 +102,14 @@ pub struct Config {
     pub gap_ms: u64,
     /// `ls.disk=1`: keep writing to and reading from xvda.
     pub disk: bool,
+    /// `ls.records=xvda,xvdb`: raw disks that get records ([`crate::records`]); nothing of this seed
+    /// may be on them.
+    pub records: Vec<String>,
+    /// `ls.files=xvdc`: disks with an ext4 file system, in blocks of 4 KiB, that get records and
+    /// small files.
+    pub files: Vec<String>,
+    /// `ls.record_rate`: records per second of all disks together, or `max`.
+    pub record_rate: Rate,
     /// `ls.net=ADDRESS`: bring up eth0 with it and talk to `10.77.0.1:7777`.
     pub net: Option<String>,
 }
@@ -119,6 +128,9 @@ impl Default for Config {
             beat_ms: 1000,
             gap_ms: 20,
             disk: false,
+            records: Vec::new(),
+            files: Vec::new(),
+            record_rate: Rate::PagesPerSecond(50),
             net: None,
         }
     }
@@ -159,6 +171,9 @@ impl Config {
                 "beat" => config.beat_ms = number()?,
                 "gap" => config.gap_ms = number()?,
                 "disk" => config.disk = number()? != 0,
+                "records" => config.records = disks(value)?,
+                "files" => config.files = disks(value)?,
+                "record_rate" => config.record_rate = value.parse()?,
                 "net" => config.net = Some(value.to_owned()),
                 _ => return Err(format!("{word} is unknown")),
             }
@@ -169,8 +184,27 @@ impl Config {
         if config.ring_mib < config.writers as u64 {
             return Err("ls.ring must give each writer 1 MiB or more".to_owned());
         }
+        let mut all: Vec<_> = config.records.iter().chain(&config.files).collect();
+        let xvda = "xvda".to_owned();
+        if config.disk {
+            // Its blocks would go over the records, or over the file system.
+            all.push(&xvda);
+        }
+        all.sort();
+        if all.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("ls.disk, ls.records and ls.files name a disk twice".to_owned());
+        }
         Ok(config)
     }
+}
+
+/// Names of disks, with commas between them.
+fn disks(value: &str) -> Result<Vec<String>, String> {
+    let disk = |name: &str| match disk_number(name) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(format!("{name:?} is no disk like xvda")),
+    };
+    value.split(',').map(disk).collect()
 }
 
 #[cfg(test)]
@@ -188,6 +222,10 @@ mod tests {
         assert_eq!((config.ring_mib, config.writers), (64, 2));
         assert_eq!(config.extent, Extent::Edges);
         assert_eq!(config.net.as_deref(), Some("10.77.0.5"));
+        let config = Config::from_cmdline("ls.disk=1 ls.records=xvdb,xvdd ls.files=xvdc").unwrap();
+        assert_eq!(config.records, ["xvdb", "xvdd"]);
+        assert_eq!(config.files, ["xvdc"]);
+        assert_eq!(config.record_rate, Rate::PagesPerSecond(50));
         assert_eq!(Config::from_cmdline("quiet").unwrap(), Config::default());
     }
 
@@ -203,6 +241,12 @@ mod tests {
             "ls.rate",
             "ls.write=half",
             "ls.ring=1 ls.writers=2",
+            "ls.records=",
+            "ls.records=sda",
+            "ls.files=xvdb,",
+            "ls.records=xvda,xvdb ls.files=xvdb",
+            "ls.records=xvda ls.disk=1",
+            "ls.record_rate=often",
         ] {
             assert!(Config::from_cmdline(bad).is_err(), "{bad}");
         }

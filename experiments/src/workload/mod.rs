@@ -6,6 +6,9 @@
 //! which sequence number each page holds. So after a restore every page can be
 //! told right from wrong: a lost, stale or half-copied page does not match.
 //!
+//! It also writes records to disks, if told to, of which it knows in its memory what must be on them
+//! ([`records`]): so memory and disks of different instants are told.
+//!
 //! A 1 ms ticker reads the TSC; the largest step between two readings is the
 //! guest's own view of how long it stood still (CLOCK_MONOTONIC stops while
 //! the guest is suspended, the TSC does not).
@@ -20,6 +23,7 @@ pub mod devices;
 pub mod faults;
 pub mod output;
 pub mod pattern;
+pub mod records;
 pub mod static_area;
 mod sys;
 pub mod ticker;

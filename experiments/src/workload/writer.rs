@@ -277,20 +277,20 @@ fn pause() {
 }
 
 /// Turns a rate into how many are due now.
-struct Budget {
+pub(super) struct Budget {
     since: Instant,
     done: u64,
 }
 
 impl Budget {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             since: Instant::now(),
             done: 0,
         }
     }
 
-    fn due(&mut self, per_second: u64) -> u64 {
+    pub(super) fn due(&mut self, per_second: u64) -> u64 {
         let elapsed = self.since.elapsed();
         let wanted = (elapsed.as_secs_f64() * per_second as f64) as u64;
         let due = wanted.saturating_sub(self.done);
