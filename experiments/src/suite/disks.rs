@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +24,8 @@ pub fn tests() -> Vec<Test> {
         Kind::Other.core("disks_snapshotted_thin", |bench| snapshotted(bench, true)),
         Kind::Other.core("disks_snapshotted_thick", |bench| snapshotted(bench, false)),
         Kind::Other.asked("disks_window", window),
+        Kind::Other.in_turn("disks_pruned", pruned),
+        Kind::Other.in_turn("disks_copied", copied),
         Kind::Other.in_turn("disks_faults", faults),
         Kind::Other.core("disks_killed_thin", |bench| killed(bench, true)),
         Kind::Other.core("disks_killed_thick", |bench| killed(bench, false)),
@@ -278,6 +281,89 @@ const POINTS: &[&str] = &[
     "disks-committed",
     "disks-kept",
 ];
+
+/// Saves into a directory with a rule: an image that goes takes its snapshot along; one that is
+/// removed by hand leaves an orphan, which is named.
+fn pruned(bench: &Bench) -> Result<String> {
+    let group = group(bench, true)?;
+    let guest = bench.guest(|mut spec| {
+        spec.disk = Some(group.path("disk"));
+        spec.small().with("disk=1")
+    })?;
+    let directory = bench.image("periodic");
+    fs::create_dir(&directory)?;
+    let directory = directory.to_str().context("a path")?;
+    let run = |args: &[&str]| -> Result<String> {
+        let finished = process::run(&mut bench.livesave.command(args), LIMIT)?;
+        bench.livesave.note(&finished)?;
+        ensure!(finished.status.success(), "{args:?}: {}", finished.tail());
+        Ok(finished.stdout)
+    };
+    let save = [
+        "save",
+        &guest.spec.name,
+        "--dir",
+        directory,
+        "--keep-last",
+        "1",
+        "--json",
+    ];
+    let mut images = vec![];
+    for _ in 0..2 {
+        let report: Report = serde_json::from_str(&run(&save)?)?;
+        let snapshot = must_be_tied(&group, &report, true)?;
+        group.must_hold_only(&["pool", "disk", &snapshot.name])?;
+        images.push(report.image);
+    }
+    ensure!(!images[0].exists() && images[1].exists(), "{images:?}");
+    let orphans = run(&["list", "--orphans"])?;
+    ensure!(orphans.contains("has its image"), "{orphans}");
+    fs::remove_file(&images[1])?;
+    let orphans = run(&["list", "--orphans"])?;
+    ensure!(
+        orphans.contains("lvremove lsdisks/disk.livesave-"),
+        "{orphans}"
+    );
+    // Of no killed save: somebody may have moved the image.
+    let recovered = run(&["recover"])?;
+    ensure!(recovered.contains("nothing"), "{recovered}");
+    ensure!(
+        group.volumes()?.len() == 3,
+        "recover removed an image's snapshot"
+    );
+    bench.must_be_unharmed(&guest)?;
+    guest.destroy()?;
+    Ok(String::new())
+}
+
+/// The snapshot is copied to a file and dropped.
+fn copied(bench: &Bench) -> Result<String> {
+    let group = group(bench, false)?;
+    let guest = bench.guest(|mut spec| {
+        spec.disk = Some(group.path("disk"));
+        spec.small().with("disk=1")
+    })?;
+    devices_go_on(&guest).context("before")?;
+    let path = bench.image("x.xl");
+    let directory = bench.image("copies");
+    fs::create_dir(&directory)?;
+    let how = format!("copy:{}", directory.display());
+    let (report, _) = bench
+        .livesave
+        .save(&guest.spec.name, &path, &["--disks", &how])?;
+    let facts = report.disks.as_ref().context("no facts of the disks")?;
+    let Kept::Copy(copy) = &facts.disks[0].kept else {
+        bail!("{facts:?}");
+    };
+    group.must_hold_only(&["disk"])?;
+    let tested = process::run(Command::new("zstd").arg("-tq").arg(&copy.file), LIMIT)?;
+    ensure!(tested.status.success(), "{}", tested.tail());
+    bench.must_hold_only(&directory, &["x.xl.xvda.zst"])?;
+    devices_go_on(&guest).context("afterwards")?;
+    bench.must_be_unharmed(&guest)?;
+    guest.destroy()?;
+    Ok(format!("{} KiB", fs::metadata(&copy.file)?.len() >> 10))
+}
 
 /// No room, an `lvcreate` that hangs with the volume held: the save fails in time and in order.
 fn faults(bench: &Bench) -> Result<String> {

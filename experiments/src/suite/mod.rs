@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod compressed;
+pub mod cut;
 pub mod disks;
 pub mod endings;
 pub mod failures;
@@ -119,6 +120,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(endings::tests());
     tests.extend(volumes::tests());
     tests.extend(disks::tests());
+    tests.extend(cut::tests());
     tests.extend(records::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());

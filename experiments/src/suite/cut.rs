@@ -1,0 +1,290 @@
+//! Disks and memory of one instant: a guest that writes self-checking records is saved under load, and
+//! what comes back finds every record where its memory says it must be.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use snapshot::disks::Kept;
+
+use super::records::{check_ext4, make_ext4};
+use super::{Bench, Kind, Test};
+use crate::dom0::console::Console;
+use crate::dom0::guest::Guest;
+use crate::dom0::harm::Harm;
+use crate::dom0::livesave::{LIMIT, Report};
+use crate::dom0::lvm::{Group, lvm};
+use crate::dom0::process;
+use crate::dom0::spec::Spec;
+
+const BEAT: Duration = Duration::from_secs(60);
+
+/// The tests of this file.
+#[must_use]
+pub fn tests() -> Vec<Test> {
+    vec![
+        Kind::Other.core("disks_at_the_cut_mixed", |bench| {
+            at_the_cut(bench, Disks::Mixed, 2)
+        }),
+        Kind::Other.in_turn("disks_at_the_cut_thin", |bench| {
+            at_the_cut(bench, Disks::Thin, 2)
+        }),
+        Kind::Other.in_turn("disks_at_the_cut_thick", |bench| {
+            at_the_cut(bench, Disks::Thick, 2)
+        }),
+        Kind::Other.asked("disks_20_cuts_mixed", |bench| {
+            at_the_cut(bench, Disks::Mixed, 20)
+        }),
+        Kind::Other.asked("disks_20_cuts_thin", |bench| {
+            at_the_cut(bench, Disks::Thin, 20)
+        }),
+        Kind::Other.asked("disks_20_cuts_thick", |bench| {
+            at_the_cut(bench, Disks::Thick, 20)
+        }),
+        Kind::Other.in_turn("disks_after_the_cut_are_noticed", after_the_cut),
+    ]
+}
+
+/// On what the guest's disks are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disks {
+    /// A thin volume with a file system.
+    Thin,
+    /// A thick volume with a file system.
+    Thick,
+    /// A raw thin volume, and a thick one with a file system in another group.
+    Mixed,
+}
+
+/// A guest with records on its disks.
+struct Scene {
+    guest: Guest,
+    // Dropped after the guest.
+    groups: Vec<Group>,
+}
+
+impl Scene {
+    fn new(bench: &Bench, disks: Disks) -> Result<Self> {
+        let mut groups = vec![];
+        let (mut raw, mut files) = (None, None);
+        if disks != Disks::Thick {
+            let group = Group::create("lsthin", &bench.image("thin.img"), 320)?.pool(240)?;
+            if disks == Disks::Thin {
+                files = Some(group.thin("files", 64)?);
+            } else {
+                raw = Some(group.thin("raw", 32)?);
+            }
+            groups.push(group);
+        }
+        if disks != Disks::Thin {
+            let group = Group::create("lsthick", &bench.image("thick.img"), 320)?;
+            files = Some(group.thick("files", 64)?);
+            groups.push(group);
+        }
+        let files = files.context("a disk for files")?;
+        make_ext4(&files)?;
+        let spec = |spec: Spec| {
+            // Beside it runs what is restored; the two share a CPU.
+            let spec = spec.medium().rate("500").with("record_rate=max");
+            let raw: Vec<(&str, &Path)> = raw.iter().map(|path| ("xvda", path.as_path())).collect();
+            spec.records(&raw, &[("xvdb", &files)])
+        };
+        let guest = bench.guest(spec)?.own();
+        Ok(Self { guest, groups })
+    }
+}
+
+/// What `livesave restore --json` prints.
+#[derive(Deserialize)]
+struct Restored {
+    domid: u32,
+    disks: Vec<RestoredDisk>,
+}
+
+#[derive(Deserialize)]
+struct RestoredDisk {
+    vdev: String,
+    path: PathBuf,
+}
+
+fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
+    let scene = Scene::new(bench, disks)?;
+    let guest = &scene.guest;
+    let (mut records, mut stalls, mut replayed) = (0, vec![], 0);
+    for number in 0..saves {
+        let context = || format!("save {number}");
+        moves_on(guest, 40).with_context(context)?;
+        let path = bench.image("image.xl");
+        let (report, _) = bench
+            .livesave
+            .save(&guest.spec.name, &path, &[])
+            .with_context(context)?;
+        stalls.push(report.disks.as_ref().map_or(0.0, |disks| disks.stall_s));
+        let before = guest
+            .ask("ping")
+            .and_then(|_| guest.next_beat(BEAT))
+            .with_context(context)?;
+        let (second, restored) = restore(bench, guest, &path).with_context(context)?;
+        let looked = second.records_clean().with_context(context)?;
+        ensure!(
+            before
+                .number("rec")
+                .is_some_and(|now| looked.acked <= now + 40),
+            "{}: {looked:?}, the source at {before}",
+            context()
+        );
+        // Its devices work on.
+        moves_on(&second, 10).with_context(context)?;
+        second.records_clean().with_context(context)?;
+        second.verify_clean().with_context(context)?;
+        second.destroy()?;
+        for disk in &restored.disks {
+            if disk.vdev == "xvdb" {
+                replayed += check_ext4(&disk.path).with_context(context)?;
+            }
+            lvm(&[
+                "lvremove",
+                "-q",
+                "-f",
+                "-y",
+                &disk.path.display().to_string(),
+            ])?;
+        }
+        remove(&report).with_context(context)?;
+        records = guest.records_clean().with_context(context)?.acked;
+        bench.must_be_unharmed(guest).with_context(context)?;
+    }
+    let names = ["pool", "raw", "files"];
+    for group in &scene.groups {
+        let mut wanted = names.to_vec();
+        wanted.retain(|name| group.volume(name).is_ok());
+        group.must_hold_only(&wanted)?;
+    }
+    guest.destroy()?;
+    stalls.sort_by(f64::total_cmp);
+    Ok(format!(
+        "{saves} saves, {records} records, {replayed} file systems repaired by e2fsck; I/O waited for \
+         {:.0} to {:.0} ms",
+        stalls[0] * 1e3,
+        stalls[stalls.len() - 1] * 1e3
+    ))
+}
+
+/// So many records more.
+fn moves_on(guest: &Guest, records: u64) -> Result<()> {
+    let first = guest.next_beat(BEAT)?.number("rec").context("no records")?;
+    for _ in 0..600 {
+        let beat = guest.next_beat(BEAT)?;
+        if beat.number("rec").is_some_and(|now| now >= first + records) {
+            let bad = ["rec_bad", "rec_err"].map(|key| beat.number(key));
+            ensure!(bad == [Some(0); 2], "{beat}");
+            return Ok(());
+        }
+    }
+    Err(Harm.because("the guest's records stand still".into()))
+}
+
+/// A second guest from the image, on new volumes.
+fn restore(bench: &Bench, guest: &Guest, image: &Path) -> Result<(Guest, Restored)> {
+    let name = format!("{}-2", guest.spec.name);
+    let mut command = bench.livesave.command(&["restore"]);
+    command.arg(image).args(["--name", &name, "--json"]);
+    let finished = process::run(&mut command, LIMIT)?;
+    bench.livesave.note(&finished)?;
+    ensure!(finished.status.success(), "{}", finished.tail());
+    let restored: Restored = serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("not as documented: {}", finished.stdout))?;
+    let mut spec = guest.spec.clone();
+    spec.name.clone_from(&name);
+    let second = Guest {
+        spec,
+        domid: restored.domid,
+        console: Console::of(&name),
+    };
+    Ok((second, restored))
+}
+
+/// The image goes, and its snapshots with it.
+fn remove(report: &Report) -> Result<()> {
+    let facts = report.disks.as_ref().context("no facts of the disks")?;
+    for disk in &facts.disks {
+        if let Kept::Snapshot(snapshot) = &disk.kept {
+            lvm(&[
+                "lvremove",
+                "-q",
+                "-f",
+                "-y",
+                &format!("{}/{}", snapshot.vg, snapshot.name),
+            ])?;
+        }
+    }
+    Ok(std::fs::remove_file(&report.image)?)
+}
+
+/// The check is worth something: a guest on disks that are later than its memory finds it out.
+fn after_the_cut(bench: &Bench) -> Result<String> {
+    let scene = Scene::new(bench, Disks::Thin)?;
+    let guest = &scene.guest;
+    moves_on(guest, 40)?;
+    let path = bench.image("image.xl");
+    let memory_only = ["--disks", "memory-only"];
+    bench.livesave.save(&guest.spec.name, &path, &memory_only)?;
+    // As if the snapshot had been made when the guest ran again.
+    moves_on(guest, 5)?;
+    let group = scene.groups.first().context("a group")?;
+    lvm(&[
+        "lvcreate",
+        "-q",
+        "-s",
+        "-kn",
+        "-n",
+        "late",
+        &format!("{}/files", group.name),
+    ])?;
+    lvm(&[
+        "lvchange",
+        "-q",
+        "-ay",
+        "-K",
+        &format!("{}/late", group.name),
+    ])?;
+    let late = group.path("late");
+    let config = bench.results.join("late.cfg");
+    let original = std::fs::read_to_string(bench.results.join(format!("{}.cfg", guest.spec.name)))?;
+    let files = group.path("files").display().to_string();
+    std::fs::write(
+        &config,
+        original.replace(&files, &late.display().to_string()),
+    )?;
+    let name = format!("{}-2", guest.spec.name);
+    let mut command = bench.livesave.command(&["restore"]);
+    command
+        .arg(&path)
+        .args(["--name", &name, "--json", "--config"])
+        .arg(&config);
+    let finished = process::run(&mut command, LIMIT)?;
+    bench.livesave.note(&finished)?;
+    ensure!(finished.status.success(), "{}", finished.tail());
+    let restored: RestoredDomain = serde_json::from_str(&finished.stdout)?;
+    let mut spec = guest.spec.clone();
+    spec.name.clone_from(&name);
+    let second = Guest {
+        spec,
+        domid: restored.domid,
+        console: Console::of(&name),
+    };
+    let looked = second.records()?;
+    second.destroy()?;
+    guest.destroy()?;
+    ensure!(
+        looked.bad > 0,
+        "disks of after the cut went unnoticed: {looked:?}"
+    );
+    Ok(format!("{} of {} are wrong", looked.bad, looked.slots))
+}
+
+#[derive(Deserialize)]
+struct RestoredDomain {
+    domid: u32,
+}
