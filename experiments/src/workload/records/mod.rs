@@ -162,8 +162,8 @@ fn write(
     let mut budget = Budget::new();
     loop {
         while let Ok(answer) = requests.try_recv() {
-            // What the file system remembers of its directories is of memory's instant, not the
-            // disk's.
+            // What the file system remembers is of memory's instant, not the disk's. What its
+            // journal still holds stays: there e2fsck sees more, after the guest's end.
             if caches && let Err(err) = std::fs::write("/proc/sys/vm/drop_caches", "3") {
                 out.error("drop caches", err);
             }
