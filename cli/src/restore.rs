@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use snapshot::image::Chain;
 use snapshot::ports::Cancel;
 use snapshot::units::Bytes;
-use snapshot::xen::restore::{Request, Restore, Restored};
+use snapshot::xen::restore::{GuestDisks, Request, Restore, Restored};
 
 use crate::args::{HowArgs, RestoreArgs};
 use crate::out::{line, note, span};
@@ -38,6 +38,7 @@ pub fn request(name: Option<String>, how: &HowArgs) -> Request {
     Request {
         name,
         config: how.config.clone(),
+        disks: GuestDisks::AsIs,
         paused: how.paused,
         silence: how.silence,
         locks: how.locks.clone(),

@@ -19,7 +19,7 @@ fn a_guest_comes_back_as_it_was() {
     let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert_eq!(
         result,
-        serde_json::json!({"domid": 7, "name": "web1", "uuid": UUID, "paused": false})
+        serde_json::json!({"domid": 7, "name": "web1", "uuid": UUID, "paused": false, "disks": []})
     );
     let (image, stream) = (
         fs::read(&bench.image).expect("the image"),
