@@ -13,6 +13,7 @@
 
 pub mod dm;
 pub mod inventory;
+pub mod restore;
 pub mod run;
 
 pub use snapshot::ports::{Disks, MemoryOnly};
