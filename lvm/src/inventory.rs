@@ -75,6 +75,8 @@ pub struct Volume {
     pub invalid: bool,
     /// It is to be put back to one of its snapshots, or is that snapshot.
     pub merging: bool,
+    /// That has failed.
+    pub merge_failed: bool,
 }
 
 impl Volume {
@@ -167,6 +169,7 @@ impl Row {
             open: attribute(5) == b'o',
             invalid: matches!(attribute(4), b'I' | b'S'),
             merging: matches!(attribute(0), b'O' | b'S'),
+            merge_failed: matches!(attribute(4), b'm' | b'M'),
             layout: self.layout(),
             // -1 for one that is not active.
             device: self

@@ -109,6 +109,9 @@ pub enum Failure {
     /// A thick snapshot ran full while it was read.
     #[error("The snapshot {0} ran full while it was copied: its content is lost")]
     SnapshotLost(String),
+    /// LVM could not put a volume back.
+    #[error("LVM failed to put {0} back to its snapshot, see the kernel's log")]
+    MergeFailed(String),
     /// The user wants to stop.
     #[error("signal {0}")]
     Cancelled(i32),

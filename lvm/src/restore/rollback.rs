@@ -55,6 +55,8 @@ struct Reached<'a> {
     back: Vec<&'a str>,
     /// One that is neither as it was nor put back.
     between: Option<&'a str>,
+    /// One that LVM puts back, whatever becomes of us.
+    merging: Option<&'a str>,
 }
 
 impl Rollback {
@@ -163,9 +165,9 @@ impl Rollback {
         for (back, snapshot) in self.thick() {
             progress.stop()?;
             back.begin_merge(lvm, snapshot)?;
-            reached.between = Some(&back.disk.vdev);
+            reached.merging = Some(&back.disk.vdev);
             lvm.activate(&back.full_name())?;
-            self.wait_for_merge(lvm, back)?;
+            self.wait_for_merge(lvm, back, progress)?;
             reached.done(back);
         }
         Ok(left)
@@ -192,11 +194,17 @@ impl Rollback {
                 "neither as it was nor put back: {vdev}; do not start the guest on it, roll back again"
             ));
         }
+        if let Some(vdev) = reached.merging {
+            parts.push(format!(
+                "LVM is putting back {vdev} by itself, at the latest when it is next activated"
+            ));
+        }
         let untouched: Vec<_> = self
             .volumes
             .iter()
             .map(|back| back.disk.vdev.as_str())
-            .filter(|vdev| !reached.back.contains(vdev) && reached.between != Some(vdev))
+            .filter(|vdev| !reached.back.contains(vdev))
+            .filter(|vdev| ![reached.between, reached.merging].contains(&Some(vdev)))
             .collect();
         if !untouched.is_empty() {
             parts.push(format!("as before: {}", disks(&untouched)));
@@ -222,15 +230,26 @@ impl Rollback {
             })
     }
 
-    /// Waits until LVM has put a thick volume back. It does so by itself and cannot be stopped.
-    fn wait_for_merge(&self, lvm: &mut Lvm<'_, impl Run>, back: &PutBack) -> Result<(), Failure> {
+    /// Waits until LVM has put a thick volume back. It does so by itself: only the waiting can be
+    /// stopped.
+    fn wait_for_merge(
+        &self,
+        lvm: &mut Lvm<'_, impl Run>,
+        back: &PutBack,
+        progress: &Progress<'_>,
+    ) -> Result<(), Failure> {
         let mut look = self.place.look;
         loop {
             let there = inventory::volumes(lvm.run, lvm.limit)?;
             let origin = there.iter().find(|v| v.uuid == back.origin.uuid);
-            if origin.is_none_or(|origin| !origin.merging) {
-                return Ok(());
+            match origin {
+                Some(origin) if origin.merge_failed => {
+                    return Err(Failure::MergeFailed(back.full_name()));
+                }
+                Some(origin) if origin.merging => {}
+                _ => return Ok(()),
             }
+            progress.stop()?;
             thread::sleep(look);
             look = LONGEST_LOOK.min(look * 2);
             // Who looked after it may have ended: it does no harm to ask again.
@@ -250,7 +269,7 @@ impl Rollback {
 
 impl<'a> Reached<'a> {
     fn done(&mut self, back: &'a PutBack) {
-        self.between = None;
+        (self.between, self.merging) = (None, None);
         self.back.push(&back.disk.vdev);
     }
 }

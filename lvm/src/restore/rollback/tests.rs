@@ -1,8 +1,11 @@
+use std::ffi::OsString;
+
 use snapshot::disks::Kept;
 use tempfile::TempDir;
 
 use super::super::fake::{Fake, copy_kept, facts, place, thick_kept, thin_kept, write_copy};
 use super::*;
+use crate::run::RunError;
 
 const SNAPSHOT: &str = "lvcreate -q -s -kn -prw --addtag mine -n root.rollback-# vg0/root.snap";
 const REPLACE: [&str; 5] = [
@@ -206,8 +209,8 @@ fn what_fails_halfway_is_taken_back_as_far_as_can_be() {
     let mut bench = Bench::new();
     bench.fake.fail("lvchange -q -ay -K vg0/data");
     let said = bench.fails(vec![thin_kept(), thick_kept()]);
-    assert!(said.contains("put back: xvda; neither"), "{said}");
-    assert!(said.contains("xvdb"), "{said}");
+    let want = "put back: xvda; LVM is putting back xvdb by itself";
+    assert!(said.contains(want), "{said}");
 }
 
 #[test]
@@ -219,6 +222,47 @@ fn lvm_is_never_asked_to_put_back_a_volume_that_somebody_opens() {
     let said = bench.fails(vec![thick_kept()]);
     assert!(said.ends_with("as before: xvda"), "{said}");
     assert_eq!(bench.fake.asked(), ["lvs", MERGE[0]]);
+}
+
+#[test]
+fn a_merge_is_not_waited_for_when_it_fails_or_the_user_wants_to_stop() {
+    let mut bench = Bench::new();
+    let rollback = bench.plan(vec![thick_kept()]).expect("planned");
+    bench.fake.before = Some(("lvs".into(), |fake| {
+        fake.row("data").attr = "Owi-m-s---".into();
+    }));
+    let error = bench.run(&rollback).expect_err("failed");
+    let has_failed = |failure: &Failure| matches!(failure, Failure::MergeFailed(_));
+    assert!(matches!(&error, RestoreError::Failed { source, .. } if has_failed(source)));
+    let mut bench = Bench::new();
+    let rollback = bench.plan(vec![thick_kept()]).expect("planned");
+    let cancel = Cancel::new();
+    // While LVM is asked how far it is.
+    let mut run = Raises(&mut bench.fake, &cancel);
+    let error = rollback.run(&mut run, &cancel, &mut |_, _| ());
+    let said = error.expect_err("stopped").to_string();
+    assert!(
+        said.contains("LVM is putting back xvda by itself"),
+        "{said}"
+    );
+}
+
+/// Ctrl-C while a volume gets its device.
+struct Raises<'a>(&'a mut Fake, &'a Cancel);
+
+impl Run for Raises<'_> {
+    fn run(
+        &mut self,
+        program: &str,
+        arguments: &[OsString],
+        limit: Duration,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Vec<u8>, RunError> {
+        if arguments.iter().any(|argument| argument == "-ay") {
+            self.1.raise(2);
+        }
+        self.0.run(program, arguments, limit, meanwhile)
+    }
 }
 
 #[test]
