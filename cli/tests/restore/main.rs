@@ -2,6 +2,7 @@
 //! what becomes of it where it fails, hangs or is interrupted. Needs no Xen.
 
 mod bench;
+mod disks;
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
