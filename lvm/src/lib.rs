@@ -9,7 +9,7 @@
 //! Snapshots of logical volumes are not made yet: a save is of the memory alone ([`MemoryOnly`]),
 //! and the command says so of every guest that has disks. What they will be made with is here: the
 //! volumes as LVM tells them ([`inventory`]), devices held still ([`dm`]), LVM's commands with a
-//! time limit ([`run`]).
+//! time limit ([`run`]); and what an image has kept of its disks comes back ([`restore`]).
 
 pub mod dm;
 pub mod inventory;
