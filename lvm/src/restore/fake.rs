@@ -16,6 +16,9 @@ use crate::run::{Run, RunError};
 /// The size of every disk.
 pub const SIZE: Bytes = Bytes::from_mib(4);
 
+/// Before the first command that starts so.
+type Before = (String, fn(&mut Fake));
+
 /// The group `vg0` with `root`, thin, and `data`, thick, each with a snapshot.
 pub struct Fake {
     dev: PathBuf,
@@ -24,7 +27,7 @@ pub struct Fake {
     asked: Vec<String>,
     fails: Vec<String>,
     /// What somebody does before a command is run.
-    pub before: Option<(String, fn(&mut Fake))>,
+    pub before: Option<Before>,
 }
 
 #[derive(Clone)]

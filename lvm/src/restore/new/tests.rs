@@ -170,7 +170,7 @@ fn a_snapshot_that_runs_full_meanwhile_is_not_taken() {
     let before = bench.fake.names();
     let new = bench.plan(vec![thick_kept()]).expect("planned");
     bench.fake.before = Some(("lvcreate".into(), |fake| {
-        fake.row("data.snap").attr = "sri-I-s---".into()
+        fake.row("data.snap").attr = "sri-I-s---".into();
     }));
     let error = bench.make(&new).expect_err("lost");
     assert!(matches!(

@@ -187,7 +187,7 @@ fn what_fails_halfway_is_taken_back_as_far_as_can_be() {
     let mut bench = Bench::new();
     let before = bench.fake.names();
     bench.fake.before = Some(("lvchange -q -an".into(), |fake| {
-        fake.row("root").attr = "Vwi-aotz--".into()
+        fake.row("root").attr = "Vwi-aotz--".into();
     }));
     let said = bench.fails(vec![thin_kept()]);
     assert!(said.ends_with("as before: xvda"), "{said}");
