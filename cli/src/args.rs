@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use periodic::{IncrementalArg, ListArgs, PeriodicArgs, PruneArgs, StatusArgs};
 
-pub use self::restore::{CloneArgs, DisksArg, HowArgs, RestoreArgs};
+pub use self::restore::{CloneArgs, HowArgs, RestoreArgs, RestoreDisksArg};
 
 /// Takes a consistent image of a running domU while it runs on.
 ///

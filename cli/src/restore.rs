@@ -15,7 +15,7 @@ use snapshot::units::Bytes;
 use snapshot::xen::restore::{GuestDisks, Request, Restore, Restored};
 
 use self::disks::Disks;
-use crate::args::{DisksArg, HowArgs, RestoreArgs};
+use crate::args::{HowArgs, RestoreArgs, RestoreDisksArg};
 use crate::out::{line, note, span};
 use crate::signals;
 
@@ -47,7 +47,7 @@ pub struct Wanted<'a> {
     /// How the guest comes back.
     pub how: &'a HowArgs,
     /// What is done with its disks.
-    pub disks: Option<DisksArg>,
+    pub disks: Option<RestoreDisksArg>,
 }
 
 /// What the library is asked for.

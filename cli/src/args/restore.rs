@@ -21,7 +21,7 @@ pub struct RestoreArgs {
     /// What the guest's disks are: new volumes, made from the image's snapshots or copies; its own,
     /// put back to the cut; or its own as they are now [default: new if the image has its disks].
     #[arg(long, value_name = "WHICH", conflicts_with = "config")]
-    pub disks: Option<DisksArg>,
+    pub disks: Option<RestoreDisksArg>,
 
     /// How else the guest comes back.
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub struct RestoreArgs {
 
 /// What a restored guest's disks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DisksArg {
+pub enum RestoreDisksArg {
     /// New volumes with the disks as they were at the cut; the guest's own are left alone.
     New,
     /// The guest's own, put back to the cut: what was written since is lost. The guest must have

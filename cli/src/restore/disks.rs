@@ -12,7 +12,7 @@ use snapshot::ports::Cancel;
 use snapshot::xen::restore::{GuestDisks, Refusal, RestoreError};
 
 use super::bar;
-use crate::args::{DisksArg, HowArgs};
+use crate::args::{HowArgs, RestoreDisksArg};
 use crate::out::{note, warn};
 
 /// How long a command of LVM may take.
@@ -30,7 +30,7 @@ pub enum Disks {
 
 impl Disks {
     /// Decides it, and looks whether it can be; nothing is touched.
-    pub fn plan(wanted: Option<DisksArg>, chain: &Chain, how: &HowArgs) -> Result<Self> {
+    pub fn plan(wanted: Option<RestoreDisksArg>, chain: &Chain, how: &HowArgs) -> Result<Self> {
         let facts = of(chain);
         let is_kept = facts.is_some_and(|facts| {
             let mut disks = facts.disks.iter();
@@ -39,11 +39,11 @@ impl Disks {
         let wanted = match wanted {
             Some(wanted) => wanted,
             // A configuration of the user's own says which disks.
-            None if how.config.is_none() && facts.is_some() => DisksArg::New,
+            None if how.config.is_none() && facts.is_some() => RestoreDisksArg::New,
             None => return Ok(Self::AsIs),
         };
         match (wanted, facts) {
-            (DisksArg::AsIs, _) => {
+            (RestoreDisksArg::AsIs, _) => {
                 if is_kept {
                     warn(
                         "the image has the guest's disks as they were at the cut, and they are left \
@@ -55,11 +55,11 @@ impl Disks {
             (_, None) => Err(RestoreError::from(Refusal::NoDisks).into()),
             // LVM is not needed for it.
             (_, Some(_)) if !is_kept => Ok(Self::AsIs),
-            (DisksArg::New, Some(facts)) => {
+            (RestoreDisksArg::New, Some(facts)) => {
                 let new = NewDisks::plan(&mut Host, facts, place(how, chain.newest().path()))?;
                 Ok(Self::New(new))
             }
-            (DisksArg::Rollback, Some(facts)) => {
+            (RestoreDisksArg::Rollback, Some(facts)) => {
                 let back = Rollback::plan(&mut Host, facts, place(how, chain.newest().path()))?;
                 Ok(Self::Rollback(back))
             }

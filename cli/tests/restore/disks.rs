@@ -19,7 +19,7 @@ lvs) printf '{"report": [{"lv": ['
   while read -r name uuid origin attr tags; do
     [ "$origin" != - ] || origin=
     printf '%s{"lv_name":"%s", "lv_uuid":"%s", "vg_name":"vg0", "vg_uuid":"V", "vg_free":"4194304",
-      "vg_extent_size":"4194304", "lv_size":"4194304", "segtype":"thin", "pool_lv":"pool",
+      "vg_extent_size":"4194304", "lv_size":"4194304", "segtype":"thin", "pool_lv":"pool", "thin_id":"",
       "origin":"%s", "lv_attr":"%s", "lv_tags":"%s", "data_percent":"", "metadata_percent":"",
       "lv_kernel_major":"-1", "lv_kernel_minor":"-1"}' "$separator" "$name" "$uuid" "$origin" "$attr" "$tags"
     separator=,

@@ -155,6 +155,7 @@ impl Fake {
                 "lv_name": row.name, "lv_uuid": row.uuid, "vg_name": "vg0", "vg_uuid": "VG-uuid",
                 "vg_free": self.free.to_string(), "vg_extent_size": (4 << 20).to_string(),
                 "lv_size": row.size.to_string(), "segtype": row.segtype, "pool_lv": row.pool,
+                "thin_id": "",
                 "origin": row.origin, "lv_attr": row.attr, "lv_tags": row.tags,
                 "data_percent": row.percent, "metadata_percent": "",
                 "lv_kernel_major": number, "lv_kernel_minor": number,
@@ -292,8 +293,8 @@ pub fn facts(kept: Vec<Kept>) -> DiskFacts {
         kept,
     });
     DiskFacts {
-        stall_s: 0.0,
         disks: disks.collect(),
+        ..DiskFacts::default()
     }
 }
 
