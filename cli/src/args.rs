@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use disks::{DiskArgs, DisksArg};
 pub use periodic::{IncrementalArg, ListArgs, PeriodicArgs, PruneArgs, StatusArgs};
 
-pub use self::restore::{CloneArgs, HowArgs, RestoreArgs};
+pub use self::restore::{CloneArgs, HowArgs, RestoreArgs, RestoreDisksArg};
 
 /// Takes a consistent image of a running domU while it runs on.
 ///

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use lvm::care::CLONE;
 use serde_json::json;
 use snapshot::image::Chain;
-use snapshot::xen::restore::check_clone;
+use snapshot::xen::restore::{GuestDisks, check_clone};
 
-use crate::args::CloneArgs;
+use crate::args::{CloneArgs, DisksArg, SaveArgs};
 use crate::out::line;
+use crate::restore::{Wanted, disks};
 use crate::{restore, save, signals};
 
 /// Where the image stands for a moment.
@@ -20,7 +22,11 @@ pub fn run(mut args: CloneArgs) -> Result<()> {
         bail!("A clone makes no periodic image: leave out --dir and what belongs to it");
     }
     let cancel = signals::cancel_on_signals()?;
-    let request = restore::request(Some(args.name.clone()), &args.how);
+    let disks = match keeps_disks(&args.save) {
+        true => GuestDisks::NewLater,
+        false => GuestDisks::AsIs,
+    };
+    let request = restore::request(Some(args.name.clone()), &args.how, disks);
     // Before the save, whose pause would be for nothing.
     check_clone(&args.save.domain, &request, &cancel)?;
     let keep = args.save.output.is_some();
@@ -40,7 +46,18 @@ pub fn run(mut args: CloneArgs) -> Result<()> {
             )
         })?;
     }
-    let (restored, summary) = restore::restore(&opened?, request, args.save.quiet, &cancel)?;
+    let chain = opened?;
+    let wanted = Wanted {
+        name: Some(args.name.clone()),
+        how: &args.how,
+        disks: None,
+    };
+    let restored = restore::restore(&chain, wanted, args.save.quiet, &cancel);
+    if let Some(facts) = disks::of(&chain).filter(|_| !keep) {
+        // The second guest's volumes do not need them.
+        disks::give_up(facts, &path, &args.how);
+    }
+    let (restored, summary) = restored?;
     if args.save.json {
         line(&json!({ "save": report, "restored": restored }).to_string());
     } else if !args.save.quiet {
@@ -49,8 +66,13 @@ pub fn run(mut args: CloneArgs) -> Result<()> {
     Ok(())
 }
 
+/// Whether the image will have the guest's disks.
+fn keeps_disks(save: &SaveArgs) -> bool {
+    save.disk.disks != DisksArg::MemoryOnly
+}
+
 /// Nobody else has that name: the image's file is never one that is there already, and another
 /// clone of ours has another number.
 fn temporary_name() -> PathBuf {
-    PathBuf::from(format!(".livesave-clone-{}.xl", std::process::id()))
+    PathBuf::from(format!("{CLONE}{}.xl", std::process::id()))
 }

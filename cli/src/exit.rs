@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use lvm::restore::RestoreError as DisksError;
 use snapshot::SaveError;
 use snapshot::image::ImageError;
 use snapshot::image::chain::MergeError;
@@ -78,6 +79,14 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
                 SIGNALLED + *signal as u8
             }
             RestoreError::BadConfig { .. } | RestoreError::Lock { .. } => FAILED,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<DisksError>() {
+        return match error {
+            DisksError::Refused(_) => NOT_RESTORABLE,
+            DisksError::Failed { .. } => NOT_RESTORED,
+            DisksError::Interrupted { signal, .. } => SIGNALLED + *signal as u8,
+            DisksError::Inventory(_) | DisksError::Random(_) | DisksError::Discard { .. } => FAILED,
         };
     }
     if let Some(error) = error.downcast_ref::<MergeError>() {

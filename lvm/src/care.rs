@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use snapshot::disks::{DiskFacts, Kept};
 use snapshot::guardian::DiskCare;
 use snapshot::image::{ImageError, Reader};
 use snapshot::ports::BoxError;
@@ -126,42 +125,6 @@ pub fn is_there(path: &Path, id: &str) -> Result<bool, ImageError> {
     }
 }
 
-/// Removes what belongs to an image of that identity, which is to be removed after it: in this order
-/// a prune that is killed leaves an image without disks, and no disks without an image. What is gone
-/// already is none the worse for it. Says what was removed.
-///
-/// # Errors
-/// Any; some may be left.
-pub fn remove_kept(
-    run: &mut impl Run,
-    id: &str,
-    disks: &DiskFacts,
-) -> Result<Vec<String>, BoxError> {
-    let mut removed = vec![];
-    let snapshots = disks.disks.iter().filter_map(|disk| match &disk.kept {
-        Kept::Snapshot(snapshot) => Some(&snapshot.uuid),
-        _ => None,
-    });
-    let snapshots: Vec<_> = snapshots.collect();
-    if !snapshots.is_empty() {
-        for volume in inventory::volumes(run, LIMIT)? {
-            // Never one that is not tagged as that image's, whatever a file says.
-            let is_tied = Tagged::of(&volume.tags).is_some_and(|tagged| tagged.id == id);
-            if is_tied && snapshots.contains(&&volume.uuid) {
-                discard(run, &volume)?;
-                removed.push(volume.full_name());
-            }
-        }
-    }
-    for disk in &disks.disks {
-        if let Kept::Copy(copy) = &disk.kept {
-            remove_file(&copy.file)?;
-            removed.push(copy.file.display().to_string());
-        }
-    }
-    Ok(removed)
-}
-
 /// Snapshots of images that are not there: of killed saves, and of images that somebody has removed
 /// or moved.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,6 +157,19 @@ pub fn orphans(run: &mut impl Run) -> Result<Vec<Orphan>, LvmError> {
     Ok(found)
 }
 
+/// The image of a clone that is not kept; its name is taken away while the clone is at work.
+pub const CLONE: &str = ".livesave-clone-";
+
+/// Whether it was made for a clone whose process is no more.
+fn is_of_dead_clone(tagged: &Tagged) -> bool {
+    let name = tagged
+        .image
+        .as_ref()
+        .and_then(|path| path.file_name()?.to_str());
+    let pid = name.and_then(|name| name.strip_prefix(CLONE)?.split('.').next());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+}
+
 /// Removes what killed saves have left, after a restart of the host too; says what.
 ///
 /// # Errors
@@ -201,7 +177,7 @@ pub fn orphans(run: &mut impl Run) -> Result<Vec<Orphan>, LvmError> {
 pub fn recover(run: &mut impl Run) -> Result<Vec<String>, LvmError> {
     let mut removed = vec![];
     for Orphan { volume, tagged } in orphans(run)? {
-        if tagged.unfinished.is_some() {
+        if tagged.unfinished.is_some() || is_of_dead_clone(&tagged) {
             discard(run, &volume)?;
             removed.push(volume.full_name());
         }

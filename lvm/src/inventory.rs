@@ -72,6 +72,14 @@ pub struct Volume {
     pub metadata_percent: Option<f64>,
     /// Its device, while it is active.
     pub device: Option<(u32, u32)>,
+    /// Somebody has its device open.
+    pub open: bool,
+    /// A thick snapshot that has run full: its content is lost.
+    pub invalid: bool,
+    /// It is to be put back to one of its snapshots, or is that snapshot.
+    pub merging: bool,
+    /// That has failed.
+    pub merge_failed: bool,
 }
 
 impl Volume {
@@ -166,7 +174,12 @@ impl Row {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let (lv_size, vg_free) = (bytes(&self.lv_size)?, bytes(&self.vg_free)?);
         let extent = bytes(&self.vg_extent_size)?;
+        let attribute = |at: usize| self.lv_attr.as_bytes().get(at).copied().unwrap_or(b'-');
         Ok(Volume {
+            open: attribute(5) == b'o',
+            invalid: matches!(attribute(4), b'I' | b'S'),
+            merging: matches!(attribute(0), b'O' | b'S'),
+            merge_failed: matches!(attribute(4), b'm' | b'M'),
             layout: self.layout(),
             // -1 for one that is not active.
             device: self
@@ -266,6 +279,7 @@ mod tests {
         assert_eq!(root.size, Bytes::from_mib(256));
         assert_eq!(root.vg_free, Bytes::from_mib(1024));
         assert_eq!(root.device, Some((253, 4)));
+        assert!(root.open && !root.invalid && !root.merging);
         assert_eq!(root.full_name(), "vg0/root");
         assert_eq!(
             root.dm_uuid(),
@@ -277,6 +291,16 @@ mod tests {
         assert_eq!(snap.origin.as_deref(), Some("root"));
         assert_eq!(snap.tags, ["livesave", "x=1"]);
         assert_eq!(snap.device, None);
+        assert!(!snap.open && !snap.invalid && !snap.merging);
+    }
+
+    #[test]
+    fn a_snapshot_that_ran_full_and_a_merge_that_waits_are_seen() {
+        let full = parse(listing().replace("swi-a-s---", "swi-I-s---").as_bytes());
+        assert!(full.expect("parsed")[3].invalid);
+        let waits = listing().replace("swi-a-s---", "Swi-a-s---");
+        let waits = parse(waits.replace("-wi-ao", "Owi-ao").as_bytes()).expect("parsed");
+        assert!(waits[0].merging && waits[3].merging && !waits[3].invalid);
     }
 
     #[test]

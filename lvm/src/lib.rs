@@ -1,15 +1,14 @@
-//! The guest's disks at the cut of its memory.
+//! The guest's disks at the cut of its memory, on LVM.
 //!
 //! The engine asks for them through [`Disks`], whose contract it is that nothing slow happens in
-//! the pause window: what can be checked and made ready is, before (`prepare`); the window only
-//! holds the origins still (`cut`, milliseconds); the snapshots are made and the origins let go
-//! right after the guest runs again (`commit`); and `undo` takes everything back, at any point and
-//! as often as it is called, so that no origin stays held.
+//! the pause window. [`plan`] settles what will be made of which volume, or says why it cannot be;
+//! [`snapshots`] does it: snapshots made by LVM's own commands before the save, the volumes held in the
+//! window and the snapshots made to be of the cut right after it ([`cut`], [`restart`]), kept as they
+//! are or copied to files ([`copy`]). [`care`] puts right what killed saves leave, by the [`tags`] that
+//! tie each snapshot to its image; [`restore`] brings the disks of an image back.
 //!
-//! Snapshots of logical volumes are not made yet: a save is of the memory alone ([`MemoryOnly`]),
-//! and the command says so of every guest that has disks. What they will be made with is here: the
-//! volumes as LVM tells them ([`inventory`]), devices held still ([`dm`]), LVM's commands with a
-//! time limit ([`run`]).
+//! Beneath them: the volumes as LVM tells them ([`inventory`]), LVM's commands with a time limit
+//! ([`run`], [`commands`]), and the few calls of device-mapper that have to take milliseconds ([`dm`]).
 
 pub mod care;
 pub mod commands;
@@ -19,6 +18,7 @@ pub mod dm;
 pub mod inventory;
 pub mod plan;
 pub mod restart;
+pub mod restore;
 pub mod run;
 pub mod snapshots;
 pub mod tags;

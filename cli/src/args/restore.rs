@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::SaveArgs;
 
@@ -18,6 +18,11 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "NEW")]
     pub name: Option<String>,
 
+    /// What the guest's disks are: new volumes, made from the image's snapshots or copies; its own,
+    /// put back to the cut; or its own as they are now [default: new if the image has its disks].
+    #[arg(long, value_name = "WHICH", conflicts_with = "config")]
+    pub disks: Option<RestoreDisksArg>,
+
     /// How else the guest comes back.
     #[command(flatten)]
     pub how: HowArgs,
@@ -29,6 +34,18 @@ pub struct RestoreArgs {
     /// Print nothing but errors and warnings.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// What a restored guest's disks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RestoreDisksArg {
+    /// New volumes with the disks as they were at the cut; the guest's own are left alone.
+    New,
+    /// The guest's own, put back to the cut: what was written since is lost. The guest must have
+    /// ended. Of a volume that is not thin the image's snapshot is used up by it.
+    Rollback,
+    /// The guest's own as they are now.
+    AsIs,
 }
 
 /// What to clone, and as whom.
@@ -74,4 +91,8 @@ pub struct HowArgs {
     /// Where locks stand.
     #[arg(long, value_name = "DIR", default_value = "/run/livesave", hide = true)]
     pub locks: PathBuf,
+
+    /// Where devices stand.
+    #[arg(long, value_name = "DIR", default_value = "/dev", hide = true)]
+    pub dev: PathBuf,
 }

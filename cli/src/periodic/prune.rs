@@ -9,9 +9,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::tz::TimeZone;
+use lvm::commands::LIMIT;
+use lvm::restore::{Place, discard};
 use lvm::run::Host;
 use serde_json::{Value, json};
 use snapshot::SaveError;
@@ -257,7 +260,13 @@ impl Pruned {
         if kept.any(|verdict| verdict.image.id.as_ref() == Some(id)) {
             return true;
         }
-        match lvm::care::remove_kept(&mut Host, id.as_str(), disks) {
+        let place = Place {
+            dev: PathBuf::from("/dev"),
+            beside: Some(directory_of(&image.path)),
+            limit: LIMIT,
+            look: Duration::from_millis(500),
+        };
+        match discard(&mut Host, disks, &place) {
             Ok(removed) => {
                 self.disks.extend(removed);
                 true
@@ -266,7 +275,7 @@ impl Pruned {
                 self.failed.push(format!(
                     "Failed to remove the disks of {}, which therefore stays: {:#}",
                     image.path.display(),
-                    anyhow::Error::from_boxed(error)
+                    anyhow::Error::from(error)
                 ));
                 false
             }

@@ -2,6 +2,7 @@
 //! what becomes of it where it fails, hangs or is interrupted. Needs no Xen.
 
 mod bench;
+mod disks;
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,7 @@ fn a_guest_comes_back_as_it_was() {
     let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert_eq!(
         result,
-        serde_json::json!({"domid": 7, "name": "web1", "uuid": UUID, "paused": false})
+        serde_json::json!({"domid": 7, "name": "web1", "uuid": UUID, "paused": false, "disks": []})
     );
     let (image, stream) = (
         fs::read(&bench.image).expect("the image"),

@@ -21,6 +21,10 @@ fn volume(vg: &str, name: &str, minor: u32, layout: Layout) -> Volume {
         data_percent: Some(50.0),
         metadata_percent: Some(10.0),
         device: Some((253, minor)),
+        open: true,
+        invalid: false,
+        merging: false,
+        merge_failed: false,
     }
 }
 

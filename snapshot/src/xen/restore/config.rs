@@ -153,6 +153,18 @@ impl Config {
         self.set_info("uuid", uuid);
     }
 
+    /// Puts a disk on another device; `false` if there is no such disk.
+    pub fn set_disk_path(&mut self, vdev: &str, path: &str) -> bool {
+        let disks = self.json.get_mut("disks").and_then(Value::as_array_mut);
+        let mut disks = disks.into_iter().flatten().filter_map(Value::as_object_mut);
+        let disk = disks.find(|disk| disk.get("vdev").and_then(Value::as_str) == Some(vdev));
+        let Some(disk) = disk else {
+            return false;
+        };
+        disk.insert("pdev_path".to_owned(), Value::String(path.to_owned()));
+        true
+    }
+
     /// Lets the toolstack choose the domain's number.
     pub fn forget_domid(&mut self) {
         if let Some(info) = self.json.get_mut("c_info").and_then(Value::as_object_mut) {

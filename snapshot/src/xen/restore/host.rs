@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::RestoreError;
 use super::config::Config;
+use super::disks::GuestDisks;
 use super::identity::Running;
 use super::memory::{self, Host};
 use super::refusal::Refusal;
@@ -68,9 +69,12 @@ pub(super) fn config_in(file: &Path, cancel: &Cancel) -> Result<Config, RestoreE
     Config::parse(&output.stdout).map_err(|what| bad(what.into()))
 }
 
-/// Refuses a configuration with a disk that is not there.
-pub(super) fn refuse_missing_disk(config: &Config) -> Result<(), Refusal> {
+/// Refuses a configuration with a disk that is not there, those left out that are yet to be made.
+pub(super) fn refuse_missing_disk(config: &Config, disks: &GuestDisks) -> Result<(), Refusal> {
     for disk in config.disks() {
+        if disks.is_new(&disk.vdev) {
+            continue;
+        }
         if disk.plain && !disk.path.is_empty() && !Path::new(&disk.path).exists() {
             return Err(Refusal::DiskMissing {
                 vdev: disk.vdev,

@@ -2,6 +2,7 @@
 //! the caller hands in.
 
 use super::config::{Config, Disk};
+use super::disks::GuestDisks;
 use super::refusal::Refusal;
 
 /// A domain that there is.
@@ -16,12 +17,14 @@ pub struct Running {
 }
 
 /// What the user asks for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// Another name than the configuration's.
     pub name: Option<&'a str>,
     /// The user's own configuration, for the one in the image.
     pub config: Option<&'a Config>,
+    /// On what the disks are to be.
+    pub disks: &'a GuestDisks,
 }
 
 /// The configuration under which the guest of `image` can be restored beside the domains `running`.
@@ -29,7 +32,7 @@ pub struct Wanted<'a> {
 ///
 /// With another name the guest gets a UUID of its own. While the original runs (a domain with the
 /// UUID or the name of the image) the two share no UUID and no MAC address, no disk that the second
-/// would write to and no device of the host.
+/// would write to and no device of the host. Where the disks are is not changed here.
 ///
 /// # Errors
 /// [`Refusal`].
@@ -49,6 +52,10 @@ pub fn decide(
         .iter()
         .find(|domain| image.uuid().as_ref() == Some(&domain.uuid))
         .or_else(|| running.iter().find(|domain| domain.name == image.name()));
+    if let (Some(domain), GuestDisks::PutBack) = (original, wanted.disks) {
+        let (domid, name) = (domain.domid, domain.name.clone());
+        return Err(Refusal::PutBackWhileItRuns { domid, name });
+    }
     // The same guest a second time: without a word about how they are to differ.
     if let (Some(domain), None, None) = (original, wanted.name, wanted.config) {
         let (domid, name) = (domain.domid, domain.name.clone());
@@ -59,7 +66,7 @@ pub fn decide(
         return Err(Refusal::NameTaken { domid, name });
     }
     if let Some(original) = original {
-        refuse_sharing(image, &config, wanted.config.is_some(), original)?;
+        refuse_sharing(image, &config, wanted, original)?;
         config.forget_domid();
         config.replace_macs(&image.macs(), || random_mac(&mut random));
     }
@@ -77,14 +84,16 @@ pub fn decide(
 fn refuse_sharing(
     image: &Config,
     config: &Config,
-    own: bool,
+    wanted: Wanted<'_>,
     original: &Running,
 ) -> Result<(), Refusal> {
+    let own = wanted.config.is_some();
     let of_original: Vec<_> = image.disks().into_iter().map(|disk| disk.path).collect();
     let shared: Vec<_> = config
         .disks()
         .iter()
-        .filter(|disk| disk.writable && (!own || of_original.contains(&disk.path)))
+        .filter(|disk| disk.writable && !wanted.disks.is_new(&disk.vdev))
+        .filter(|disk| !own || of_original.contains(&disk.path))
         .map(|Disk { vdev, path, .. }| format!("{vdev} ({path})"))
         .collect();
     if !shared.is_empty() {
@@ -148,10 +157,16 @@ mod tests {
         }
     }
 
+    const SAME: Wanted<'_> = Wanted {
+        name: None,
+        config: None,
+        disks: &GuestDisks::AsIs,
+    };
+
     fn named(name: &str) -> Wanted<'_> {
         Wanted {
             name: Some(name),
-            config: None,
+            ..SAME
         }
     }
 
@@ -171,7 +186,7 @@ mod tests {
     #[test]
     fn where_nothing_of_it_runs_the_guest_is_who_it_was() {
         let others = [domain(0, "Domain-0", "0"), domain(4, "db1", "1")];
-        let decided = decide(&config(), Wanted::default(), &others, counting());
+        let decided = decide(&config(), SAME, &others, counting());
         assert_eq!(decided, Ok(config()));
     }
 
@@ -179,7 +194,7 @@ mod tests {
     fn a_guest_without_a_uuid_gets_one() {
         let text = TEXT.replace("\"uuid\"", "\"former_uuid\"");
         let config = Config::parse(text.as_bytes()).expect("a configuration");
-        let decided = decide(&config, Wanted::default(), &[], counting()).expect("decided");
+        let decided = decide(&config, SAME, &[], counting()).expect("decided");
         assert!(decided.uuid().is_some());
     }
 
@@ -208,7 +223,7 @@ mod tests {
             assert_ne!(decided.uuid().as_deref(), Some(UUID));
             assert_eq!(decided.macs(), ["00:16:3e:70:f0:f0"]);
             assert!(!String::from_utf8_lossy(&decided.text()).contains("domid"));
-            let refused = decide(&without_disks(), Wanted::default(), &running, counting());
+            let refused = decide(&without_disks(), SAME, &running, counting());
             let text = refused.expect_err("refused").to_string();
             assert!(
                 text.contains("domain 3") && text.contains("--name"),
@@ -244,6 +259,43 @@ mod tests {
     }
 
     #[test]
+    fn beside_the_original_a_guest_may_be_on_disks_of_its_own() {
+        let running = [domain(3, "web1", UUID)];
+        let on = |disks: GuestDisks| {
+            let wanted = Wanted {
+                disks: &disks,
+                ..named("web2")
+            };
+            decide(&config(), wanted, &running, counting())
+        };
+        let new = |vdev: &str| GuestDisks::New([(vdev.into(), "/dev/vg/new".into())].into());
+        assert!(on(new("xvda")).is_ok());
+        assert!(on(GuestDisks::NewLater).is_ok());
+        let refused = on(new("xvdb"));
+        assert!(matches!(refused, Err(Refusal::SharedDisks { .. })));
+    }
+
+    #[test]
+    fn under_a_running_guest_no_disk_is_put_back() {
+        let put_back = |wanted| Wanted {
+            disks: &GuestDisks::PutBack,
+            ..wanted
+        };
+        for original in [domain(3, "renamed", UUID), domain(3, "web1", "made anew")] {
+            // A name of its own makes no difference, nor does that it cannot write to them.
+            for wanted in [put_back(SAME), put_back(named("web2"))] {
+                let running = [original.clone()];
+                let refused = decide(&without_disks(), wanted, &running, counting());
+                assert!(matches!(
+                    refused,
+                    Err(Refusal::PutBackWhileItRuns { domid: 3, .. })
+                ));
+            }
+        }
+        assert!(decide(&config(), put_back(SAME), &[], counting()).is_ok());
+    }
+
+    #[test]
     fn a_device_of_the_host_is_not_given_twice() {
         let text = TEXT.replace("\"disks\"", "\"pcidevs\"");
         let config = Config::parse(text.as_bytes()).expect("a configuration");
@@ -257,8 +309,8 @@ mod tests {
         let running = [domain(3, "web1", UUID)];
         let own = |text: &str| Config::parse(text.as_bytes()).expect("a configuration");
         let wanted = |config| Wanted {
-            name: None,
             config: Some(config),
+            ..SAME
         };
         let copy = own(&TEXT.replace("web1", "web2").replace("2F941814", "3F941814"));
         let decided = decide(&config(), wanted(&copy), &running, counting()).expect("decided");

@@ -5,9 +5,11 @@
 //! and nothing has been created then.
 
 mod config;
+mod disks;
 mod feed;
 mod host;
 mod identity;
+mod left;
 mod lock;
 mod memory;
 mod refusal;
@@ -19,9 +21,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use self::config::Config;
+pub use self::disks::{GuestDisks, RestoredDisk};
 use self::feed::Failure;
 use self::host::State;
 use self::identity::{Running, Wanted};
+pub use self::left::Left;
 use self::lock::NameLock;
 pub use self::refusal::Refusal;
 use crate::image::{Chain, ImageError};
@@ -38,6 +42,8 @@ pub struct Request {
     pub name: Option<String>,
     /// The user's own configuration file (xl.cfg), for the configuration in the image.
     pub config: Option<PathBuf>,
+    /// On what its disks are to be.
+    pub disks: GuestDisks,
     /// It is not to run yet.
     pub paused: bool,
     /// An `xl` that does nothing for longer is killed.
@@ -57,6 +63,8 @@ pub struct Restored {
     pub uuid: String,
     /// It does not run yet.
     pub paused: bool,
+    /// What its disks are on.
+    pub disks: Vec<RestoredDisk>,
 }
 
 /// A guest that was not restored.
@@ -110,13 +118,13 @@ pub enum RestoreError {
         /// The signal.
         signal: i32,
         /// What is left of the guest.
-        left: String,
+        left: Left,
     },
     /// It failed on the way.
     #[error("The restore failed; {left}")]
     Failed {
         /// What is left of the guest.
-        left: String,
+        left: Left,
         /// Why.
         #[source]
         source: BoxError,
@@ -130,6 +138,17 @@ impl RestoreError {
         match self {
             Self::Cancelled(signal) | Self::Interrupted { signal, .. } => Some(*signal),
             _ => None,
+        }
+    }
+
+    /// Whether, after [`Restore::run`] has failed, there may be a guest that uses its disks.
+    #[must_use]
+    pub fn may_leave_guest(&self) -> bool {
+        match self {
+            Self::Interrupted { left, .. } | Self::Failed { left, .. } => left.is_guest(),
+            // It is there; only its number could not be seen.
+            Self::Xl { .. } => true,
+            _ => false,
         }
     }
 }
@@ -192,7 +211,7 @@ impl<'a> Restore<'a> {
         self.checked.config.name()
     }
 
-    /// Restores the guest. `progress` is told how many bytes of how many `xl` has taken.
+    /// Restores the guest; its new disks are there by now. `progress` is told how many bytes of how many `xl` has taken.
     ///
     /// # Errors
     /// [`RestoreError`]; it says what is left of the guest, which is nothing unless that could not
@@ -241,7 +260,7 @@ impl<'a> Restore<'a> {
         domain.map_or_else(
             || {
                 Err(RestoreError::Failed {
-                    left: "no domain was left".to_owned(),
+                    left: Left::nothing("no domain was left"),
                     source: "`xl restore` succeeded, but the guest has ended already".into(),
                 })
             },
@@ -251,6 +270,7 @@ impl<'a> Restore<'a> {
                     name: domain.name.clone(),
                     uuid: domain.uuid.clone(),
                     paused: self.request.paused,
+                    disks: disks::of(&self.checked.config),
                 })
             },
         )
@@ -269,16 +289,16 @@ impl<'a> Restore<'a> {
     }
 
     /// Destroys what a failed `xl restore` has left, and says what is left then.
-    fn clean_up(&self) -> String {
+    fn clean_up(&self) -> Left {
         self.try_clean_up().unwrap_or_else(|error| {
-            format!(
+            Left::guest(format!(
                 "what is left of it could not be seen or destroyed ({}), see `xl list`",
                 chain(&error)
-            )
+            ))
         })
     }
 
-    fn try_clean_up(&self) -> Result<String, RestoreError> {
+    fn try_clean_up(&self) -> Result<Left, RestoreError> {
         // The user's wish to stop is what is being done.
         let quiet = Cancel::new();
         let began = Instant::now();
@@ -286,9 +306,11 @@ impl<'a> Restore<'a> {
         loop {
             let now = host::running(&quiet)?;
             let Some(domid) = self.new_among(&now).next().map(|domain| domain.domid) else {
-                return Ok(destroyed.map_or("no domain was left".to_owned(), |domid| {
-                    format!("the half domain {domid} was destroyed")
-                }));
+                return Ok(Left::nothing(
+                    destroyed.map_or("no domain was left".to_owned(), |domid| {
+                        format!("the half domain {domid} was destroyed")
+                    }),
+                ));
             };
             match host::state(domid, &quiet)? {
                 // Never one that has run: it is somebody else's, whatever its UUID.
@@ -297,12 +319,13 @@ impl<'a> Restore<'a> {
                     destroyed = Some(domid);
                 }
                 Some(State::Other) => {
-                    return Ok(format!("domain {domid} is left, and has run already"));
+                    let left = format!("domain {domid} is left, and has run already");
+                    return Ok(Left::guest(left));
                 }
                 _ if began.elapsed() > VANISH => {
-                    return Ok(format!(
+                    return Ok(Left::guest(format!(
                         "domain {domid} is left; destroy it (`xl destroy {domid}`)"
-                    ));
+                    )));
                 }
                 _ => thread::sleep(Duration::from_millis(200)),
             }
@@ -341,20 +364,25 @@ fn check(
     let wanted = Wanted {
         name: request.name.as_deref(),
         config: own.as_ref(),
+        disks: &request.disks,
     };
     let mut random_failed = None;
-    let config = identity::decide(image, wanted, &before, |bytes| {
+    let mut config = identity::decide(image, wanted, &before, |bytes| {
         if let Err(error) = getrandom::fill(bytes) {
             random_failed = Some(error);
         }
     })?;
     if let Some(error) = random_failed {
         return Err(RestoreError::Failed {
-            left: "nothing was created".to_owned(),
+            left: Left::nothing("nothing was created"),
             source: format!("there are no random numbers for a UUID: {error}").into(),
         });
     }
-    host::refuse_missing_disk(&config)?;
+    let disks = &request.disks;
+    disks
+        .apply(&mut config)
+        .map_err(RestoreError::ImageConfig)?;
+    host::refuse_missing_disk(&config, disks)?;
     let need = memory::need(&config.memory(), pages);
     let warning = memory::judge(need, &host::memory(cancel)?)?;
     Ok(Checked {
@@ -408,6 +436,7 @@ mod tests {
         let request = Request {
             name: None,
             config: None,
+            disks: GuestDisks::AsIs,
             paused: false,
             silence: Duration::from_secs(1),
             locks: directory.path().to_owned(),

@@ -39,7 +39,8 @@ pub enum Refusal {
     #[error(
         "domain {domid} ({original}) runs on the disks {disks}, which the second guest would write \
          to as well: two guests on one disk destroy it; give the second one copies of them as they \
-         were at the cut with --config FILE, or end the first"
+         were at the cut, by --disks new if the image has its disks, or by --config FILE, or end \
+         the first"
     )]
     SharedDisks {
         /// The number of the guest from which the image was taken.
@@ -79,6 +80,23 @@ pub enum Refusal {
         /// What is free.
         free: Bytes,
     },
+    /// Its disks cannot be put back under it while it runs.
+    #[error(
+        "domain {domid} ({name}), which it is an image of, runs on the disks that are to be put \
+         back; end it first (`xl destroy {domid}`)"
+    )]
+    PutBackWhileItRuns {
+        /// Its number.
+        domid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// The image is of the memory alone.
+    #[error(
+        "the image is of the guest's memory alone and tells of no disks; `--disks as-is` restores \
+         the guest on its disks as they are now"
+    )]
+    NoDisks,
     /// The image is not one of a domU.
     #[error(
         "it is an image of an embedded guest (`livesave demo`, tests), which Xen cannot restore"
