@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,14 +22,18 @@ use crate::native::median;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Kind::Other.core("disks_snapshotted_thin", |bench| snapshotted(bench, true)),
-        Kind::Other.core("disks_snapshotted_thick", |bench| snapshotted(bench, false)),
+        Kind::Other.in_turn("disks_snapshotted_thin", |bench| snapshotted(bench, true)),
+        Kind::Other.in_turn("disks_snapshotted_thick", |bench| snapshotted(bench, false)),
         Kind::Other.asked("disks_window", window),
+        Kind::Other.asked("disks_cost", cost),
         Kind::Other.in_turn("disks_pruned", pruned),
         Kind::Other.in_turn("disks_copied", copied),
         Kind::Other.in_turn("disks_faults", faults),
-        Kind::Other.core("disks_killed_thin", |bench| killed(bench, true)),
-        Kind::Other.core("disks_killed_thick", |bench| killed(bench, false)),
+        Kind::Other.core("disks_killed_while_held", |bench| {
+            killed(bench, false, &["disks-held", "disks-snapshot"])
+        }),
+        Kind::Other.in_turn("disks_killed_thin", |bench| killed(bench, true, POINTS)),
+        Kind::Other.in_turn("disks_killed_thick", |bench| killed(bench, false, POINTS)),
     ]
 }
 
@@ -208,9 +213,57 @@ fn window(bench: &Bench) -> Result<String> {
     Ok(notes.join("; "))
 }
 
+/// What writes cost with snapshots of the volume: 4 KiB at a time, each place for the first time since
+/// the snapshots were made and for the second, as multiples of what they cost without.
+fn cost(bench: &Bench) -> Result<String> {
+    let mut notes = vec![];
+    for thin in [false, true] {
+        let group = group(bench, thin)?;
+        let disk = group.path("disk");
+        // A thin volume gets its blocks first.
+        writes(&disk)?;
+        let alone = writes(&disk)?;
+        let mut all = vec![];
+        for count in 1..=2 {
+            let name = format!("snap{count}");
+            let origin = format!("{}/disk", group.name);
+            let mut words = vec!["lvcreate", "-q", "-y", "-s", "-n", &name, &origin];
+            if !thin {
+                words.extend(["-L", "48m"]);
+            }
+            lvm(&words)?;
+            let (first, second) = (writes(&disk)?, writes(&disk)?);
+            all.push(format!(
+                "{count}: {:.2} and {:.2}",
+                first / alone,
+                second / alone
+            ));
+        }
+        let kind = if thin { "thin" } else { "thick" };
+        notes.push(format!("{kind} {}", all.join(", ")));
+    }
+    Ok(notes.join("; "))
+}
+
+/// Writes the first 16 MiB of a device, a block after the other, past the page cache; seconds.
+fn writes(device: &Path) -> Result<f64> {
+    let began = Instant::now();
+    let to = format!("of={}", device.display());
+    let words = [
+        "if=/dev/zero",
+        &to,
+        "bs=4k",
+        "count=4096",
+        "oflag=direct",
+        "conv=notrunc",
+    ];
+    process::check(Command::new("dd").args(words), LIMIT)?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
 /// Killed at each point of a save that has to do with disks, alone and with its guardian: the guest's
 /// disk goes on, and nothing is left.
-fn killed(bench: &Bench, thin: bool) -> Result<String> {
+fn killed(bench: &Bench, thin: bool, points: &[&str]) -> Result<String> {
     let group = group(bench, thin)?;
     let guest = bench.guest(|mut spec| {
         spec.disk = Some(group.path("disk"));
@@ -218,7 +271,7 @@ fn killed(bench: &Bench, thin: bool) -> Result<String> {
     })?;
     let faulty = bench.faulty();
     let mut count = 0;
-    for &point in POINTS {
+    for &point in points {
         // Each has a step that the other has not.
         if point
             == if thin {

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Kind::Other.core("volume_held_thick", |bench| held(bench, Layout::Thick)),
+        Kind::Other.in_turn("volume_held_thick", |bench| held(bench, Layout::Thick)),
         Kind::Other.in_turn("volume_held_thin", |bench| held(bench, Layout::Thin)),
     ]
 }
