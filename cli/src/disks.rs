@@ -1,13 +1,17 @@
 //! The disks of a domain that is saved.
 
 use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lvm::commands::LIMIT;
-use lvm::plan::{Disk, Plan, device_of, plan};
+use lvm::plan::{Disk, Plan, Planned, device_of, plan};
+use lvm::restore::{Place, discard};
 use lvm::run::Host;
 use lvm::snapshots::Snapshots;
 use lvm::{MemoryOnly, inventory, tags};
+use snapshot::disks::DiskFacts;
+use snapshot::image::Reader;
 use snapshot::lineage::ImageId;
 use snapshot::ports::{Cancel, Disks};
 use snapshot::units::Bytes;
@@ -15,9 +19,13 @@ use snapshot::xen::{GuestDisk, XenDomain};
 
 use crate::args::{DiskArgs, DisksArg};
 use crate::out::warn;
+use crate::periodic::room::directory_of;
 
 /// Puts right what killed saves have left of disks.
 pub static CARE: lvm::care::Care = lvm::care::Care;
+/// Digits of the image's identity in the name of a copy.
+const COPY_ID: usize = 12;
+
 /// What will be done about a domain's disks.
 pub struct Settled {
     disks: Vec<Disk>,
@@ -38,7 +46,10 @@ pub fn settle(
     let id = id.context("There are no random numbers for the identity of an image")?;
     let image = absolute(image).context("Failed to tell the image's path")?;
     let volumes = if disks.iter().any(|disk| disk.writable) {
-        inventory::volumes(&mut Host, LIMIT)?
+        inventory::volumes(&mut Host, LIMIT).context(
+            "LVM cannot be asked for the guest's volumes; `--disks memory-only` saves the memory \
+             without the disks",
+        )?
     } else {
         vec![]
     };
@@ -53,7 +64,7 @@ pub fn settle(
         let copies = plan
             .snapshots
             .iter()
-            .map(|one| copy_path(&dir, &image, &one.vdev));
+            .map(|one| copy_path(&dir, &image, one, id));
         plan.copies = copies.map(|path| tags::escape(&path)).collect();
     }
     Ok(Settled {
@@ -62,10 +73,12 @@ pub fn settle(
     })
 }
 
-/// The file of a disk's copy: that of the image, with the disk's name.
-fn copy_path(dir: &Path, image: &Path, vdev: &str) -> PathBuf {
+/// The file of a disk's copy: that of the image, with the disk's name, and so much of the image's
+/// identity that no other image's copy is called so.
+fn copy_path(dir: &Path, image: &Path, disk: &Planned, id: &ImageId) -> PathBuf {
     let mut name = image.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{vdev}.zst"));
+    let id = &id.as_str()[..COPY_ID];
+    name.push(format!(".{}.{id}.zst", disk.vdev));
     dir.join(name)
 }
 
@@ -98,6 +111,31 @@ impl Settled {
                 Box::new(MemoryOnly)
             }
         }
+    }
+}
+
+/// What the image that is to be replaced says of its disks; `None` if there is none.
+pub fn of_replaced(image: &Path) -> Option<DiskFacts> {
+    Reader::open(image).ok()?.facts()?.disks.clone()
+}
+
+/// Where an image's disks are.
+pub fn place(dev: &Path, image: &Path) -> Place {
+    Place {
+        dev: dev.to_owned(),
+        beside: Some(directory_of(image)),
+        limit: LIMIT,
+        look: Duration::from_millis(500),
+    }
+}
+
+/// Removes the disks of an image that has been replaced.
+pub fn give_up(disks: &DiskFacts, image: &Path) {
+    if let Err(error) = discard(&mut Host, disks, &place(Path::new("/dev"), image)) {
+        warn(&format!(
+            "the disks of the image that was replaced are left: {:#}",
+            anyhow::Error::from(error)
+        ));
     }
 }
 

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use lvm::care::Recovered;
 use lvm::commands::LvmError;
+use lvm::inventory::InventoryError;
 use lvm::run::{Host, RunError};
 use snapshot::xen;
 
@@ -24,25 +26,23 @@ pub fn run() -> Result<ExitCode> {
             }
         }
     }
-    let removed = match lvm::care::recover(&mut Host) {
-        Ok(removed) => removed,
+    let Recovered { removed, failed } = match lvm::care::recover(&mut Host) {
+        Ok(recovered) => recovered,
         // A host without LVM has no snapshots.
-        Err(LvmError::Inventory(lvm::inventory::InventoryError::Run(RunError::Start {
-            ..
-        }))) => {
-            vec![]
+        Err(LvmError::Inventory(InventoryError::Run(RunError::Start { .. }))) => {
+            Recovered::default()
         }
-        Err(error) => {
-            wrong = true;
-            note(&format!(
-                "livesave: disk snapshots: {:#}",
-                anyhow::Error::new(error)
-            ));
-            vec![]
-        }
+        Err(error) => Recovered {
+            removed: vec![],
+            failed: vec![format!("{:#}", anyhow::Error::new(error))],
+        },
     };
     for volume in &removed {
         line(&format!("disk snapshot {volume} of a killed save removed"));
+    }
+    for why in &failed {
+        wrong = true;
+        note(&format!("livesave: disk snapshots: {why}"));
     }
     if found.is_empty() && removed.is_empty() && !wrong {
         line("nothing was to be put right");

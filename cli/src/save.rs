@@ -116,6 +116,7 @@ fn attempt(
         keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
         ..options(args, past)
     };
+    let replaced = args.force.then(|| disks::of_replaced(&path)).flatten();
     let settled = disks::settle(&args.disk, &domain, options.id.as_ref(), &path)?;
     let existing = if args.force {
         Existing::Replace
@@ -155,6 +156,9 @@ fn attempt(
     )
     .run()?;
     drop(observer);
+    if let Some(replaced) = &replaced {
+        disks::give_up(replaced, &path);
+    }
     if let Some(window) = lesson(&report) {
         // The image is whole; the next forecast will be worse by it, and that is all.
         let _ = history().add(&report.facts.domain.uuid, window);

@@ -32,6 +32,12 @@ pub enum LvmError {
     /// It could not be noted how far the disks are.
     #[error("Failed to note in /run/livesave how far the disks are")]
     Note(#[source] std::io::Error),
+    /// The guest has overwritten more than there is room for.
+    #[error(
+        "Snapshot {0} is full already, and worthless: the guest overwrites much of its volume; give it \
+         more room (--snapshot-size)"
+    )]
+    Full(String),
     /// A volume that was made is not there.
     #[error("LVM ended well, but there is no volume {0}")]
     Missing(String),

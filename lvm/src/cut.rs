@@ -10,6 +10,7 @@
 //! have to put right is noted before it is done.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,8 +22,13 @@ use crate::dm::{Device, Dm, DmError};
 use crate::plan::{Kind, Planned};
 use crate::restart::{Restart, RestartError};
 
-/// An order is answered within the limit; a thread that does not is not waited for.
+/// An order is answered within its limit; a thread that does not answer is not waited for.
 const GRACE: Duration = Duration::from_secs(5);
+/// So long may holding take, the guest standing still: a disk that needs longer for what is under way
+/// fails the save.
+const HOLDING: Duration = Duration::from_secs(5);
+/// So long may letting go take before others are told that the guest runs.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// The cut failed. Nothing is held.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub enum CutError {
     )]
     TooLong(Duration),
     /// The thread that does it is gone or hangs.
-    #[error("The thread that holds the disks does not answer")]
+    #[error("The disks could not be held or let go in time (a disk that hangs?)")]
     Silent,
 }
 
@@ -70,17 +76,27 @@ pub enum How {
     Thick(Restart),
 }
 
+#[derive(Clone, Copy)]
 enum Order {
     Hold,
     Commit,
     LetGo,
 }
 
+/// What came of an order, with its number.
+type Answer = (u32, Result<Duration, CutError>);
+
 /// The thread, as the save sees it. Dropped, it ends, and nothing is held.
 #[derive(Debug)]
 pub struct Cutter {
-    orders: Option<Sender<Order>>,
-    answers: Receiver<Result<Duration, CutError>>,
+    orders: Option<Sender<(u32, Order)>>,
+    answers: Receiver<Answer>,
+    /// The last order's number.
+    last: u32,
+    /// It did not answer in time once; nothing that it says is believed from then on.
+    hangs: bool,
+    /// The hold has ended at the time limit.
+    ended: Arc<AtomicBool>,
     limit: Duration,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,49 +109,87 @@ impl Cutter {
     pub fn start(notes: Arc<Notes>, all: Vec<Making>, limit: Duration) -> Result<Self, CutError> {
         let (orders, todo) = mpsc::channel();
         let (done, answers) = mpsc::channel();
-        let mut work = Work {
+        let ended = Arc::new(AtomicBool::new(false));
+        let work = Work {
             dm: Dm::open()?,
             notes,
             all,
             limit,
+            ended: ended.clone(),
         };
         let thread = thread::Builder::new().name("livesave-disks".into());
         let thread = thread.spawn(move || work.serve(&todo, &done));
         Ok(Self {
             orders: Some(orders),
             answers,
+            last: 0,
+            hangs: false,
+            ended,
             limit,
             thread: Some(thread.map_err(|_| CutError::Silent)?),
         })
     }
 
-    /// Has the origins held; [`Cutter::wait`] tells when they are.
-    pub fn hold(&self) {
+    /// Has the origins held; [`Cutter::held`] tells when they are.
+    pub fn hold(&mut self) {
         self.order(Order::Hold);
     }
 
-    /// Has the snapshots made and the origins let go; [`Cutter::wait`] tells when that is done.
-    pub fn commit(&self) {
-        self.order(Order::Commit);
-    }
-
-    /// Has the origins let go; [`Cutter::wait`] tells when they are.
-    pub fn let_go(&self) {
-        self.order(Order::LetGo);
-    }
-
-    /// What came of the last order: how long the guest's I/O has been waiting, or has waited.
+    /// Whether the origins are held, waited for a short time only: the guest stands still.
     ///
     /// # Errors
     /// [`CutError`].
-    pub fn wait(&self) -> Result<Duration, CutError> {
-        let answer = self.answers.recv_timeout(self.limit + GRACE);
-        answer.unwrap_or(Err(CutError::Silent))
+    pub fn held(&mut self) -> Result<(), CutError> {
+        self.wait(HOLDING.min(self.limit))?;
+        if self.ended.load(Ordering::SeqCst) {
+            return Err(CutError::TooLong(self.limit));
+        }
+        Ok(())
     }
 
-    fn order(&self, order: Order) {
+    /// Has the snapshots made and the origins let go; [`Cutter::committed`] tells when that is done.
+    pub fn commit(&mut self) {
+        self.order(Order::Commit);
+    }
+
+    /// Waits until that is done; says how long the guest's I/O has waited.
+    ///
+    /// # Errors
+    /// [`CutError`].
+    pub fn committed(&mut self) -> Result<Duration, CutError> {
+        self.wait(self.limit + GRACE)
+    }
+
+    /// Has the origins let go, and waits for a short time until they are.
+    ///
+    /// # Errors
+    /// [`CutError`]; it goes on by itself.
+    pub fn let_go(&mut self) -> Result<(), CutError> {
+        self.order(Order::LetGo);
+        self.wait(LETTING_GO).map(drop)
+    }
+
+    fn order(&mut self, order: Order) {
+        self.last += 1;
         // A thread that is gone does not answer: that is told by `wait`.
-        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+        let _ = self
+            .orders
+            .as_ref()
+            .map(|orders| orders.send((self.last, order)));
+    }
+
+    /// The answer to the last order; those to earlier ones, which nobody waited for, are of no account.
+    fn wait(&mut self, limit: Duration) -> Result<Duration, CutError> {
+        let until = Instant::now() + limit;
+        while !self.hangs {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left) {
+                Ok((number, answer)) if number == self.last => return answer,
+                Ok(_) => {}
+                Err(_) => self.hangs = true,
+            }
+        }
+        Err(CutError::Silent)
     }
 }
 
@@ -145,7 +199,7 @@ impl Drop for Cutter {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let until = Instant::now() + self.limit + GRACE;
+        let until = Instant::now() + GRACE;
         while !thread.is_finished() && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
@@ -160,43 +214,58 @@ struct Work {
     notes: Arc<Notes>,
     all: Vec<Making>,
     limit: Duration,
+    ended: Arc<AtomicBool>,
 }
 
 impl Work {
-    fn serve(&mut self, orders: &Receiver<Order>, answers: &Sender<Result<Duration, CutError>>) {
-        while let Ok(order) = orders.recv() {
-            let answer = match order {
+    fn serve(&self, orders: &Receiver<(u32, Order)>, answers: &Sender<Answer>) {
+        while let Ok((number, order)) = orders.recv() {
+            let (number, answer) = match order {
                 Order::Hold => {
                     let began = Instant::now();
                     let held = self.hold();
                     let holds = held.is_ok();
-                    let _ = answers.send(held.map(|()| began.elapsed()));
+                    let _ = answers.send((number, held.map(|()| began.elapsed())));
                     if !holds {
                         continue;
                     }
-                    let next = orders.recv_timeout(self.limit.saturating_sub(began.elapsed()));
-                    let made = match next {
-                        Ok(Order::Commit) => self.make(began),
-                        Ok(_) | Err(RecvTimeoutError::Disconnected) => Ok(()),
-                        Err(RecvTimeoutError::Timeout) => Err(CutError::TooLong(self.limit)),
-                    };
-                    let done = made.and(self.let_all_go()).map(|()| began.elapsed());
-                    fault::point("disks-let-go");
-                    if matches!(done, Err(CutError::TooLong(_))) {
-                        // Nobody has asked yet; who does is told.
-                        let _ = orders.recv();
+                    match self.held(began, orders) {
+                        Some(done) => done,
+                        None => return,
                     }
-                    done
                 }
-                Order::LetGo => self.let_all_go().map(|()| Duration::ZERO),
-                Order::Commit => Err(CutError::TooLong(self.limit)),
+                Order::LetGo => (number, self.let_all_go().map(|()| Duration::ZERO)),
+                Order::Commit => (number, Err(CutError::TooLong(self.limit))),
             };
-            let _ = answers.send(answer);
+            let _ = answers.send((number, answer));
+        }
+    }
+
+    /// With the origins held: the next order is done, or at the time limit nothing but letting go. The
+    /// answer to the next order; `None` if none will come.
+    fn held(&self, began: Instant, orders: &Receiver<(u32, Order)>) -> Option<Answer> {
+        let next = orders.recv_timeout(self.limit.saturating_sub(began.elapsed()));
+        let made = match next {
+            Ok((_, Order::Commit)) => self.make(began),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.ended.store(true, Ordering::SeqCst);
+                Err(CutError::TooLong(self.limit))
+            }
+        };
+        // Whatever came of the snapshots, and told first if it fails.
+        let done = self.let_all_go().and(made).map(|()| began.elapsed());
+        fault::point("disks-let-go");
+        match next {
+            Ok((number, _)) => Some((number, done)),
+            // Who asks next is told.
+            Err(RecvTimeoutError::Timeout) => orders.recv().ok().map(|(number, _)| (number, done)),
+            Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
     /// Holds every origin; on an error none.
-    fn hold(&mut self) -> Result<(), CutError> {
+    fn hold(&self) -> Result<(), CutError> {
         self.notes.disks(DiskState::Held).map_err(CutError::Note)?;
         fault::point("disks-holding");
         let origins: Vec<&Device> = self.all.iter().map(|one| &one.planned.device).collect();
@@ -209,7 +278,7 @@ impl Work {
     }
 
     /// Makes the snapshots; each origin goes on when its own is made.
-    fn make(&mut self, began: Instant) -> Result<(), CutError> {
+    fn make(&self, began: Instant) -> Result<(), CutError> {
         fault::point("disks-making");
         for one in &self.all {
             if began.elapsed() > self.limit {

@@ -14,8 +14,10 @@ use crate::inventory::{Layout, Volume};
 const FULLEST_POOL: f64 = 95.0;
 /// A thick snapshot gets the tenth part of its origin, and not less than this.
 const LEAST_ROOM: Bytes = Bytes::from_mib(256);
-/// LVM's names are 127 bytes long at most, with what it adds.
+/// So much of a volume's name is in that of its snapshot.
 const LONGEST_ORIGIN: usize = 60;
+/// Device-mapper takes no longer name, and LVM puts something behind a volume's.
+const LONGEST_DEVICE: usize = 127 - "-real".len();
 
 /// A disk of the guest, as its configuration tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +119,7 @@ impl Planned {
         format!("{}/{}", self.vg, self.origin)
     }
 
-    /// Every device that may be held on the way to the snapshot, the volume's own last.
+    /// Every device that we may hold on the way to the snapshot, the volume's own last.
     #[must_use]
     pub fn devices(&self) -> Vec<Device> {
         let mut devices = vec![];
@@ -127,6 +129,17 @@ impl Planned {
             devices.push(Device::of(&self.vg, &self.name, None));
         }
         devices.push(self.device.clone());
+        devices
+    }
+
+    /// Every device that a command of LVM's which was killed may have left held.
+    #[must_use]
+    pub fn devices_of_lvm(&self) -> Vec<Device> {
+        let mut devices = vec![];
+        if let Kind::Thin { device, .. } = &self.kind {
+            devices.push(device.clone());
+        }
+        devices.extend(self.devices());
         devices
     }
 }
@@ -165,7 +178,16 @@ pub fn plan(
                 other.vdev
             )));
         }
-        let kind = kind(volume, volumes, room).map_err(refused)?;
+        let kind = kind(volume, volumes, room).map_err(&refused)?;
+        let name = name(&volume.name, id);
+        for name in [&name, &volume.name] {
+            if Device::of(&volume.vg, name, None).to_string().len() > LONGEST_DEVICE {
+                return Err(refused(format!(
+                    "the name {}/{name} is too long",
+                    volume.vg
+                )));
+            }
+        }
         snapshots.push(Planned {
             vdev: disk.vdev.clone(),
             path: disk.path.clone(),
@@ -173,7 +195,7 @@ pub fn plan(
             origin: volume.name.clone(),
             device,
             size: volume.size,
-            name: name(&volume.name, id),
+            name,
             kind,
         });
     }

@@ -10,16 +10,16 @@ use snapshot::guardian::{DiskState, Notes};
 use snapshot::ports::{BoxError, Cancel, Disks};
 use snapshot::units::Bytes;
 
-use crate::care::{discard, finish, remove_file};
-use crate::commands::{self, LIMIT, LvmError};
+use crate::care::{discard, finish, free_all, is_there, of_image, remove_all};
+use crate::commands::{self, LvmError};
 use crate::copy::copy;
-use crate::cut::{Cutter, How, Making, free};
+use crate::cut::{Cutter, How, Making};
 use crate::dm::{Device, Dm};
-use crate::inventory::{self, Volume};
+use crate::inventory::{Layout, Volume};
 use crate::plan::{Disk, Kind, Plan, Planned};
 use crate::restart::Restart;
 use crate::run::{Host, Run};
-use crate::tags::{self, Tagged};
+use crate::tags;
 
 /// A guest's disks, each kept as a snapshot of its volume or as a copy of that.
 #[derive(Debug)]
@@ -34,8 +34,6 @@ pub struct Snapshots<R> {
     limit: Duration,
     cancel: Cancel,
     cutter: Option<Cutter>,
-    /// The thread has an order that it has not answered.
-    asked: bool,
     /// How long the guest's I/O waited for the cut.
     stall: Duration,
     /// And at the longest before, while LVM made the snapshots.
@@ -63,7 +61,6 @@ impl Snapshots<Host> {
             limit,
             cancel,
             cutter: None,
-            asked: false,
             stall: Duration::ZERO,
             stall_before: Duration::ZERO,
         }
@@ -85,10 +82,8 @@ impl<R: Run> Snapshots<R> {
             });
             self.stall_before = self.stall_before.max(held.longest);
             if made.is_err() {
-                // Killed, it may have left them so.
-                for device in planned.devices() {
-                    free(&dm, &device)?;
-                }
+                // Killed, it may have left them so; if they cannot be let go here, `undo` tries again.
+                let _ = free_all(&dm, &self.plan);
             }
             made?;
             fault::point("disks-ready");
@@ -117,25 +112,7 @@ impl<R: Run> Snapshots<R> {
 
     /// The volumes that were made for this image.
     fn volumes(&mut self) -> Result<Vec<Volume>, LvmError> {
-        let mut volumes = inventory::volumes(&mut self.run, LIMIT)?;
-        volumes.retain(|volume| Tagged::of(&volume.tags).is_some_and(|tag| tag.id == self.plan.id));
-        Ok(volumes)
-    }
-
-    /// What the thread answers to its last order.
-    fn answer(&mut self) -> Result<Duration, BoxError> {
-        let Some(cutter) = self.cutter.as_ref().filter(|_| self.asked) else {
-            return Ok(Duration::ZERO);
-        };
-        self.asked = false;
-        Ok(cutter.wait()?)
-    }
-
-    fn ask(&mut self, order: impl FnOnce(&Cutter)) {
-        if let Some(cutter) = &self.cutter {
-            order(cutter);
-            self.asked = true;
-        }
+        of_image(&mut self.run, &self.plan.id)
     }
 
     /// The facts of the snapshots, or of the copies that are made of them here.
@@ -147,6 +124,10 @@ impl<R: Run> Snapshots<R> {
         let mut kept = vec![];
         for (index, planned) in self.plan.snapshots.iter().enumerate() {
             let volume = find(&volumes, planned)?;
+            let full = volume.data_percent.is_some_and(|percent| percent >= 100.0);
+            if volume.layout == Layout::ThickSnapshot && (volume.invalid || full) {
+                return Err(LvmError::Full(planned.full_name()).into());
+            }
             let pool = match &planned.kind {
                 Kind::Thin { pool, .. } => Some(pool.clone()),
                 Kind::Thick { .. } => None,
@@ -226,28 +207,36 @@ impl<R: Run> Disks for Snapshots<R> {
     }
 
     fn begin_cut(&mut self) {
-        self.ask(Cutter::hold);
+        if let Some(cutter) = &mut self.cutter {
+            cutter.hold();
+        }
     }
 
     fn cut(&mut self) -> Result<(), BoxError> {
-        self.answer()?;
+        if let Some(cutter) = &mut self.cutter {
+            cutter.held()?;
+        }
         fault::point("disks-cut");
         Ok(())
     }
 
     fn resumed(&mut self) {
-        self.ask(Cutter::commit);
+        if let Some(cutter) = &mut self.cutter {
+            cutter.commit();
+        }
     }
 
     fn let_go(&mut self) -> Result<(), BoxError> {
-        // Holding may be under way; that it failed was told, or is of no account.
-        let _ = self.answer();
-        self.ask(Cutter::let_go);
-        self.answer().map(drop)
+        if let Some(cutter) = &mut self.cutter {
+            cutter.let_go()?;
+        }
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), BoxError> {
-        self.stall = self.answer()?;
+        if let Some(cutter) = &mut self.cutter {
+            self.stall = cutter.committed()?;
+        }
         fault::point("disks-committed");
         Ok(())
     }
@@ -304,20 +293,21 @@ impl<R: Run> Disks for Snapshots<R> {
         }
         // Ended, it has let all go.
         self.cutter = None;
+        let dm = Dm::open()?;
         if self.notes.state().disks == DiskState::Held {
             // It hangs.
-            let dm = Dm::open()?;
-            for device in self.plan.snapshots.iter().flat_map(Planned::devices) {
-                free(&dm, &device)?;
-            }
+            free_all(&dm, &self.plan)?;
             self.notes.disks(DiskState::Made)?;
         }
-        for copy in &self.copies {
-            remove_file(copy)?;
+        // The image may have its name for all that: its directory could not be made durable.
+        let image = self.plan.image_path().unwrap_or_default();
+        let volumes = self.volumes()?;
+        if is_there(&image, &self.plan.id)? {
+            finish(&mut self.run, &volumes)?;
+        } else {
+            remove_all(&mut self.run, &volumes, &self.plan)?;
         }
-        for volume in self.volumes()? {
-            discard(&mut self.run, &volume)?;
-        }
+        free_all(&dm, &self.plan)?;
         self.notes.disks(DiskState::No)?;
         Ok(())
     }

@@ -9,12 +9,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::tz::TimeZone;
-use lvm::commands::LIMIT;
-use lvm::restore::{Place, discard};
+use lvm::restore::discard;
 use lvm::run::Host;
 use serde_json::{Value, json};
 use snapshot::SaveError;
@@ -28,6 +26,7 @@ use super::keep::{Reason, Rules, decide};
 use super::list::{image_json, name_of};
 use super::room::directory_of;
 use crate::args::PruneArgs;
+use crate::disks;
 use crate::out::line;
 use crate::save::copy_threads;
 
@@ -253,20 +252,15 @@ impl Pruned {
     /// Removes the disks of an image that is to be removed, unless an image that is kept has them
     /// too (it was merged); whether none are left.
     fn remove_disks(&mut self, image: &Image) -> bool {
-        let (Some(id), Some(disks)) = (&image.id, &image.disks) else {
+        let (Some(id), Some(facts)) = (&image.id, &image.disks) else {
             return true;
         };
         let mut kept = self.plan.verdicts(true);
         if kept.any(|verdict| verdict.image.id.as_ref() == Some(id)) {
             return true;
         }
-        let place = Place {
-            dev: PathBuf::from("/dev"),
-            beside: Some(directory_of(&image.path)),
-            limit: LIMIT,
-            look: Duration::from_millis(500),
-        };
-        match discard(&mut Host, disks, &place) {
+        let place = disks::place(Path::new("/dev"), &image.path);
+        match discard(&mut Host, facts, &place) {
             Ok(removed) => {
                 self.disks.extend(removed);
                 true

@@ -1,11 +1,9 @@
 //! The disks of an image: new volumes, or the guest's own put back, before the guest is restored.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::Result;
-use lvm::commands::LIMIT;
-use lvm::restore::{NewDisks, Place, Rollback, discard};
+use lvm::restore::{NewDisks, Rollback, discard};
 use lvm::run::Host;
 use snapshot::disks::{DiskFacts, Kept};
 use snapshot::image::Chain;
@@ -14,6 +12,7 @@ use snapshot::xen::restore::{GuestDisks, Refusal, RestoreError};
 
 use super::bar;
 use crate::args::{HowArgs, RestoreDisksArg};
+use crate::disks::place;
 use crate::out::{note, warn};
 
 /// What is to be done with the guest's disks.
@@ -54,11 +53,12 @@ impl Disks {
             // LVM is not needed for it.
             (_, Some(_)) if !is_kept => Ok(Self::AsIs),
             (RestoreDisksArg::New, Some(facts)) => {
-                let new = NewDisks::plan(&mut Host, facts, place(how, chain.newest().path()))?;
+                let new = NewDisks::plan(&mut Host, facts, place(&how.dev, chain.newest().path()))?;
                 Ok(Self::New(new))
             }
             (RestoreDisksArg::Rollback, Some(facts)) => {
-                let back = Rollback::plan(&mut Host, facts, place(how, chain.newest().path()))?;
+                let back =
+                    Rollback::plan(&mut Host, facts, place(&how.dev, chain.newest().path()))?;
                 Ok(Self::Rollback(back))
             }
         }
@@ -137,19 +137,7 @@ pub fn of(chain: &Chain) -> Option<&DiskFacts> {
 
 /// Removes what an image that was not kept has kept of the disks.
 pub fn give_up(facts: &DiskFacts, image: &Path, how: &HowArgs) {
-    if let Err(error) = discard(&mut Host, facts, &place(how, image)) {
+    if let Err(error) = discard(&mut Host, facts, &place(&how.dev, image)) {
         warn(&format!("{:#}", anyhow::Error::from(error)));
-    }
-}
-
-fn place(how: &HowArgs, image: &Path) -> Place {
-    Place {
-        dev: how.dev.clone(),
-        beside: image.parent().map(|directory| match directory {
-            directory if directory == Path::new("") => PathBuf::from("."),
-            directory => directory.to_owned(),
-        }),
-        limit: LIMIT,
-        look: Duration::from_millis(500),
     }
 }

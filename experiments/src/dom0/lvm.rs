@@ -128,6 +128,8 @@ impl Drop for Group {
     fn drop(&mut self) {
         // A test that failed may have left its guest on it.
         if lvm(&["vgremove", "-q", "-ff", "-y", &self.name]).is_ok() {
+            // What no udev rule has removed.
+            let _ = fs::remove_dir_all(Path::new("/dev").join(&self.name));
             self.device = None;
             let _ = fs::remove_file(&self.file);
         }

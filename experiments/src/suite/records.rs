@@ -116,15 +116,29 @@ pub(super) fn check_ext4(device: &Path) -> Result<i32> {
     Ok(checked.code())
 }
 
+/// The file system must be whole once the kernel has replayed its journal, as after a loss of power.
+pub(super) fn must_be_clean_ext4(device: &Path, mount_at: &Path) -> Result<()> {
+    drop(Mounted::with(device, mount_at, "rw")?);
+    let checked = process::run(Command::new("e2fsck").args(["-f", "-n"]).arg(device), LIMIT)?;
+    if checked.code() != 0 {
+        return Err(Harm.because(format!("e2fsck {}: {}", checked.code(), checked.tail())));
+    }
+    Ok(())
+}
+
 /// A file system mounted to be looked at; unmounted when dropped.
 pub(super) struct Mounted(pub PathBuf);
 
 impl Mounted {
     /// Mounts the device there.
     pub fn on(device: &Path, at: &Path) -> Result<Self> {
+        Self::with(device, at, "ro")
+    }
+
+    fn with(device: &Path, at: &Path, how: &str) -> Result<Self> {
         std::fs::create_dir_all(at)?;
         let mut mount = Command::new("mount");
-        process::check(mount.args(["-o", "ro"]).arg(device).arg(at), LIMIT)?;
+        process::check(mount.args(["-o", how]).arg(device).arg(at), LIMIT)?;
         Ok(Self(at.to_owned()))
     }
 }

@@ -62,6 +62,11 @@ pub fn discard(
         match done {
             Ok(()) => removed.push(name),
             Err(failure) => {
+                if let Kept::Snapshot(kept) = &disk.kept
+                    && let Some(volume) = find::by_uuid(kept, &there)
+                {
+                    crate::care::let_go_of(volume);
+                }
                 left.push(name);
                 why = why.or(Some(failure));
             }

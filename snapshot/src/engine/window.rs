@@ -96,7 +96,6 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             window: &mut window,
             laps: &mut laps,
         };
-        scene.disks.begin_cut();
         let captured = scene.capture(pages, &mut left, &mut premap);
         laps.lap();
         self.guest.resume()?;
@@ -147,6 +146,8 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         premap: &mut Premap<'_, D::Mapper>,
     ) -> Result<Phase<Tail>, SaveError> {
         if self.hold {
+            // Beside all that follows.
+            self.disks.begin_cut();
             self.guest.fetch_dirty(left, true)?;
         }
         if !self.guest.confine(left, pages)? {
@@ -161,6 +162,10 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         self.write_rest(left, premap.mapper())?;
         self.window.captured_bytes = self.capture.count().bytes();
         self.window.copy_s = self.laps.lap();
+        if !self.hold {
+            // All of the memory was written meanwhile: they are not held for so long.
+            self.disks.begin_cut();
+        }
         let tail = self.guest.final_state()?;
         self.window.state_s = self.laps.lap();
         self.disks.cut().map_err(SaveError::disks("hold"))?;

@@ -103,6 +103,12 @@ impl PutRight for Charge {
         let freed = disks::let_go(self.care, journal, entry, &mut left);
         done.extend(freed.as_ref().ok().into_iter().flatten().cloned());
         done.extend(self.guest_right(journal, entry, left)?);
+        // The guest is right, whatever becomes of the rest, and is not put right once more.
+        let disks = journal.state()?.map_or(left.disks, |state| state.disks);
+        journal.set(State {
+            disks,
+            ..State::NONE
+        })?;
         freed?;
         if left.disks != DiskState::No {
             done.extend(self.care.tidy(&entry.disks)?);
