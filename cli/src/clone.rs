@@ -22,7 +22,8 @@ pub fn run(mut args: CloneArgs) -> Result<()> {
         bail!("A clone makes no periodic image: leave out --dir and what belongs to it");
     }
     let cancel = signals::cancel_on_signals()?;
-    let disks = match keeps_disks(&args.save) {
+    // A configuration of the user's own says which disks.
+    let disks = match keeps_disks(&args.save) && args.how.config.is_none() {
         true => GuestDisks::NewLater,
         false => GuestDisks::AsIs,
     };

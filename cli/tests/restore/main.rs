@@ -303,7 +303,7 @@ fn a_clone_that_could_not_be_restored_is_not_begun() {
     );
     listing(serde_json::json!([{"vdev": "xvda", "pdev_path": "/dev/null", "readwrite": 1}]));
     must_say(
-        &clone(&["web1", "--name", "web3"]),
+        &clone(&["web1", "--name", "web3", "--disks", "memory-only"]),
         10,
         &["xvda (/dev/null)", "two guests"],
     );
