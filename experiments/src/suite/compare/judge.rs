@@ -212,7 +212,7 @@ mod tests {
             "allocated_bytes": 250000000, "memory_pages": 131072, "zero_pages": 70000,
             "rounds": [], "stop": "small-enough", "total_s": 3.0,
             "window": {"suspend_s": 0.05, "dirty_fetch_s": 0.001, "copy_s": 0.001,
-                "state_s": 0.001, "resume_s": 0.001, "total_s": 0.06, "suspended_s": 0.01,
+                "state_s": 0.001, "disks_s": 0.0, "resume_s": 0.001, "total_s": 0.06, "suspended_s": 0.01,
                 "pages": 100, "captured_bytes": 0, "written_in_window_bytes": 0,
                 "predicted_s": 0.06, "left_pages": 10, "dirty_rate": 1.0}}"#;
         serde_json::from_str(text).expect("a report")
