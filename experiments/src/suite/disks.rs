@@ -15,6 +15,7 @@ use super::saves::devices_go_on;
 use super::{Bench, Kind, Test};
 use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::lvm::{Group, lvm};
+use crate::dom0::pool::Lent;
 use crate::dom0::process;
 use crate::native::median;
 
@@ -50,6 +51,14 @@ fn group(bench: &Bench, thin: bool) -> Result<Group> {
     }
 }
 
+/// A guest that keeps writing to one of its volumes.
+fn guest_on(bench: &Bench, group: &Group, volume: &str) -> Result<Lent> {
+    bench.guest(|mut spec| {
+        spec.disk = Some(group.path(volume));
+        spec.small().with("disk=1")
+    })
+}
+
 fn names(thin: bool) -> &'static [&'static str] {
     if thin { &["pool", "disk"] } else { &["disk"] }
 }
@@ -83,10 +92,7 @@ fn must_be_tied(group: &Group, report: &Report, thin: bool) -> Result<SnapshotKe
 
 fn snapshotted(bench: &Bench, thin: bool) -> Result<String> {
     let group = group(bench, thin)?;
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("disk"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "disk")?;
     devices_go_on(&guest).context("before")?;
     let mut notes = vec![];
     for number in 0..2 {
@@ -148,10 +154,7 @@ fn window(bench: &Bench) -> Result<String> {
     let mut notes = vec![];
     for thin in [true, false] {
         let group = group(bench, thin)?;
-        let guest = bench.guest(|mut spec| {
-            spec.disk = Some(group.path("disk"));
-            spec.small().with("disk=1")
-        })?;
+        let guest = guest_on(bench, &group, "disk")?;
         devices_go_on(&guest).context("before")?;
         let (mut with, mut without, mut naive) = (vec![], vec![], vec![]);
         let (mut stalls, mut before, mut disks) = (vec![], vec![], vec![]);
@@ -265,10 +268,7 @@ fn writes(device: &Path) -> Result<f64> {
 /// disk goes on, and nothing is left.
 fn killed(bench: &Bench, thin: bool, points: &[&str]) -> Result<String> {
     let group = group(bench, thin)?;
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("disk"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "disk")?;
     let faulty = bench.faulty();
     let mut count = 0;
     for &point in points {
@@ -339,10 +339,7 @@ const POINTS: &[&str] = &[
 /// removed by hand leaves an orphan, which is named.
 fn pruned(bench: &Bench) -> Result<String> {
     let group = group(bench, true)?;
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("disk"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "disk")?;
     let directory = bench.image("periodic");
     fs::create_dir(&directory)?;
     let directory = directory.to_str().context("a path")?;
@@ -392,10 +389,7 @@ fn pruned(bench: &Bench) -> Result<String> {
 /// The snapshot is copied to a file and dropped.
 fn copied(bench: &Bench) -> Result<String> {
     let group = group(bench, false)?;
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("disk"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "disk")?;
     devices_go_on(&guest).context("before")?;
     let path = bench.image("x.xl");
     let directory = bench.image("copies");
@@ -425,10 +419,7 @@ fn faults(bench: &Bench) -> Result<String> {
     let group = Group::create("lsdisks", &bench.image("lvm.img"), 256)?.pool(32)?;
     group.thick("disk", 32)?;
     group.thin("thin", 32)?;
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("disk"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "disk")?;
     devices_go_on(&guest).context("before")?;
     let path = bench.image("x.xl");
     let right = |what: &str| -> Result<()> {
@@ -502,10 +493,7 @@ fn faults(bench: &Bench) -> Result<String> {
     guest.destroy()?;
 
     // A pool that is full.
-    let guest = bench.guest(|mut spec| {
-        spec.disk = Some(group.path("thin"));
-        spec.small().with("disk=1")
-    })?;
+    let guest = guest_on(bench, &group, "thin")?;
     let extra = group.thin("extra", 32)?;
     let full = fs::File::options().write(true).open(&extra)?;
     let block = vec![7u8; 1 << 20];
