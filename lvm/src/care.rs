@@ -8,7 +8,7 @@ use snapshot::image::{ImageError, Reader};
 use snapshot::ports::BoxError;
 
 use crate::commands::{self, LIMIT, LvmError};
-use crate::cut::free;
+use crate::cut::{free, free_each};
 use crate::dm::{Device, Dm, DmError};
 use crate::inventory::{self, Volume};
 use crate::plan::{Plan, Planned};
@@ -41,11 +41,7 @@ impl DiskCare for Care {
 /// # Errors
 /// [`DmError`]; some may still be held.
 pub fn free_all(dm: &Dm, plan: &Plan) -> Result<(), DmError> {
-    let mut done = Ok(());
-    for device in plan.snapshots.iter().flat_map(Planned::devices_of_lvm) {
-        done = free(dm, &device).and(done);
-    }
-    done
+    free_each(dm, plan.snapshots.iter().flat_map(Planned::devices_of_lvm))
 }
 
 /// What was made for an image is the image's own if that stands, and is removed if not.

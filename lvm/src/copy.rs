@@ -54,14 +54,6 @@ pub fn copy(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Bytes),
 ) -> Result<(), CopyError> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io {
-            operation,
-            path,
-            source,
-        }
-    };
     let from = File::open(device).map_err(failed("open", device))?;
     let file = OpenOptions::new()
         .write(true)
@@ -76,6 +68,15 @@ pub fn copy(
     copied
 }
 
+/// What went wrong while this was done to that.
+fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> CopyError {
+    move |source| CopyError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
 fn fill(
     from: File,
     device: &Path,
@@ -85,30 +86,24 @@ fn fill(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Bytes),
 ) -> Result<(), CopyError> {
-    let io = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| CopyError::Io {
-            operation,
-            path,
-            source,
-        }
-    };
     let mut from = BufReader::with_capacity(BLOCK, from).take(size.0);
-    let mut encoder = zstd::Encoder::new(file, LEVEL).map_err(io("write", to))?;
+    let mut encoder = zstd::Encoder::new(file, LEVEL).map_err(failed("write", to))?;
     encoder
         .include_checksum(true)
         .and_then(|()| encoder.set_pledged_src_size(Some(size.0)))
-        .map_err(io("write", to))?;
+        .map_err(failed("write", to))?;
     let (mut block, mut done) = (vec![0; BLOCK], Bytes(0));
     loop {
         if let Some(signal) = cancel.raised() {
             return Err(CopyError::Interrupted(signal));
         }
-        let got = from.read(&mut block).map_err(io("read", device))?;
+        let got = from.read(&mut block).map_err(failed("read", device))?;
         if got == 0 {
             break;
         }
-        encoder.write_all(&block[..got]).map_err(io("write", to))?;
+        encoder
+            .write_all(&block[..got])
+            .map_err(failed("write", to))?;
         done.0 += got as u64;
         progress(done);
     }
@@ -116,14 +111,14 @@ fn fill(
         let device = device.to_owned();
         return Err(CopyError::Short { device, done, size });
     }
-    let file = encoder.finish().map_err(io("write", to))?;
-    file.sync_all().map_err(io("make durable", to))?;
+    let file = encoder.finish().map_err(failed("write", to))?;
+    file.sync_all().map_err(failed("make durable", to))?;
     // Its name too.
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     File::open(directory)
         .and_then(|directory| directory.sync_all())
-        .map_err(io("make durable", directory))
+        .map_err(failed("make durable", directory))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use snapshot::fault;
 use snapshot::guardian::{DiskState, Notes};
 
 use crate::dm::{Device, Dm, DmError};
-use crate::plan::{Kind, Planned};
+use crate::plan::Planned;
 use crate::restart::{Restart, RestartError};
 
 /// An order is answered within its limit; a thread that does not answer is not waited for.
@@ -70,8 +70,13 @@ pub struct Making {
 /// How a snapshot that was made before comes to be of the cut.
 #[derive(Debug)]
 pub enum How {
-    /// Its pool makes it anew, by that number.
-    Thin(u64),
+    /// Its pool makes it anew when it gets that message.
+    Thin {
+        /// The pool's device.
+        pool: Device,
+        /// What it is told.
+        message: String,
+    },
     /// It is begun anew.
     Thick(Restart),
 }
@@ -285,18 +290,9 @@ impl Work {
                 return Err(CutError::TooLong(self.limit));
             }
             self.must_be_held(one)?;
-            match (&one.how, &one.planned.kind) {
-                (
-                    How::Thin(id),
-                    Kind::Thin {
-                        device, origin_id, ..
-                    },
-                ) => {
-                    self.dm
-                        .message(device, &format!("create_snap {id} {origin_id}"))?;
-                }
-                (How::Thick(restart), _) => restart.run(&self.dm)?,
-                (How::Thin(_), Kind::Thick { .. }) => {}
+            match &one.how {
+                How::Thin { pool, message } => self.dm.message(pool, message)?,
+                How::Thick(restart) => restart.run(&self.dm)?,
             }
             self.must_be_held(one)?;
             fault::point("disks-snapshot");
@@ -316,13 +312,8 @@ impl Work {
 
     /// Lets all go that may be held; tries each, whatever becomes of another.
     fn let_all_go(&self) -> Result<(), CutError> {
-        let mut failed = Ok(());
-        for device in self.all.iter().flat_map(|one| one.planned.devices()) {
-            if let Err(error) = free(&self.dm, &device) {
-                failed = Err(error);
-            }
-        }
-        failed?;
+        let devices = self.all.iter().flat_map(|one| one.planned.devices());
+        free_each(&self.dm, devices)?;
         // If noting fails it stays "held", and to let go once more does no harm.
         let _ = self.notes.disks(DiskState::Made);
         Ok(())
@@ -348,6 +339,18 @@ fn hold_all(dm: &Dm, origins: &[&Device]) -> Result<(), DmError> {
         }
         held
     })
+}
+
+/// Lets each device go that is held, whatever becomes of another.
+///
+/// # Errors
+/// The last of them.
+pub fn free_each(dm: &Dm, devices: impl IntoIterator<Item = Device>) -> Result<(), DmError> {
+    let mut done = Ok(());
+    for device in devices {
+        done = free(dm, &device).and(done);
+    }
+    done
 }
 
 /// Lets a device go if it is held; a table that LVM has loaded and not applied is dropped, for

@@ -96,6 +96,13 @@ impl Volume {
         format!("LVM-{}{}", plain(&self.vg_uuid), plain(&self.uuid))
     }
 
+    /// Whether it is a thick snapshot of whose volume more was overwritten than it has room for.
+    #[must_use]
+    pub fn is_full_snapshot(&self) -> bool {
+        let is_full = self.invalid || self.data_percent.is_some_and(|percent| percent >= 100.0);
+        self.layout == Layout::ThickSnapshot && is_full
+    }
+
     /// Its device in device-mapper.
     #[must_use]
     pub fn dm_device(&self) -> Device {

@@ -15,7 +15,7 @@ use crate::commands::{self, LvmError};
 use crate::copy::copy;
 use crate::cut::{Cutter, How, Making};
 use crate::dm::{Device, Dm};
-use crate::inventory::{Layout, Volume};
+use crate::inventory::Volume;
 use crate::plan::{Disk, Kind, Plan, Planned};
 use crate::restart::Restart;
 use crate::run::{Host, Run};
@@ -94,13 +94,18 @@ impl<R: Run> Snapshots<R> {
         for planned in &self.plan.snapshots {
             let volume = find(&volumes, planned)?;
             let how = match &planned.kind {
-                Kind::Thin { device, .. } => {
+                Kind::Thin {
+                    device, origin_id, ..
+                } => {
                     let missing = || LvmError::Missing(planned.full_name());
                     let id = volume.thin_id.ok_or_else(missing)?;
                     // Its pool makes another by the same number at the cut.
                     dm.message(device, &format!("delete {id}"))?;
                     fault::point("disks-deleted");
-                    How::Thin(id)
+                    How::Thin {
+                        pool: device.clone(),
+                        message: format!("create_snap {id} {origin_id}"),
+                    }
                 }
                 Kind::Thick { .. } => How::Thick(Restart::of(&dm, planned)?),
             };
@@ -124,8 +129,7 @@ impl<R: Run> Snapshots<R> {
         let mut kept = vec![];
         for (index, planned) in self.plan.snapshots.iter().enumerate() {
             let volume = find(&volumes, planned)?;
-            let full = volume.data_percent.is_some_and(|percent| percent >= 100.0);
-            if volume.layout == Layout::ThickSnapshot && (volume.invalid || full) {
+            if volume.is_full_snapshot() {
                 return Err(LvmError::Full(planned.full_name()).into());
             }
             let pool = match &planned.kind {

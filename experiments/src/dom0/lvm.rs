@@ -140,3 +140,8 @@ impl Drop for Group {
 pub fn lvm(arguments: &[&str]) -> Result<()> {
     process::check(Command::new("lvm").args(arguments), LIMIT).map(drop)
 }
+
+/// Removes a volume, named by its group and name or by its path.
+pub fn remove(volume: &str) -> Result<()> {
+    lvm(&["lvremove", "-q", "-f", "-y", volume])
+}

@@ -14,7 +14,7 @@ use crate::dom0::console::Console;
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::{LIMIT, Report};
-use crate::dom0::lvm::{Group, lvm};
+use crate::dom0::lvm::{self, Group};
 use crate::dom0::process;
 use crate::dom0::spec::Spec;
 
@@ -125,7 +125,7 @@ fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
             .ask("ping")
             .and_then(|_| guest.next_beat(BEAT))
             .with_context(context)?;
-        let (second, restored) = restore(bench, guest, &path).with_context(context)?;
+        let (second, restored) = restore(bench, guest, &path, &[]).with_context(context)?;
         let looked = second.records_clean().with_context(context)?;
         ensure!(
             before
@@ -144,13 +144,7 @@ fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
                 must_be_clean_ext4(&disk.path, &bench.results.join("mounted"))
                     .with_context(context)?;
             }
-            lvm(&[
-                "lvremove",
-                "-q",
-                "-f",
-                "-y",
-                &disk.path.display().to_string(),
-            ])?;
+            lvm::remove(&disk.path.display().to_string())?;
         }
         remove(&report).with_context(context)?;
         records = guest.records_clean().with_context(context)?.acked;
@@ -186,11 +180,14 @@ fn moves_on(guest: &Guest, records: u64) -> Result<()> {
     Err(Harm.because("the guest's records stand still".into()))
 }
 
-/// A second guest from the image, on new volumes.
-fn restore(bench: &Bench, guest: &Guest, image: &Path) -> Result<(Guest, Restored)> {
+/// A second guest from the image, on new volumes unless it is told others.
+fn restore(bench: &Bench, guest: &Guest, image: &Path, more: &[&str]) -> Result<(Guest, Restored)> {
     let name = format!("{}-2", guest.spec.name);
     let mut command = bench.livesave.command(&["restore"]);
-    command.arg(image).args(["--name", &name, "--json"]);
+    command
+        .arg(image)
+        .args(["--name", &name, "--json"])
+        .args(more);
     let finished = process::run(&mut command, LIMIT)?;
     bench.livesave.note(&finished)?;
     ensure!(finished.status.success(), "{}", finished.tail());
@@ -211,13 +208,7 @@ fn remove(report: &Report) -> Result<()> {
     let facts = report.disks.as_ref().context("no facts of the disks")?;
     for disk in &facts.disks {
         if let Kept::Snapshot(snapshot) = &disk.kept {
-            lvm(&[
-                "lvremove",
-                "-q",
-                "-f",
-                "-y",
-                &format!("{}/{}", snapshot.vg, snapshot.name),
-            ])?;
+            lvm::remove(&format!("{}/{}", snapshot.vg, snapshot.name))?;
         }
     }
     Ok(std::fs::remove_file(&report.image)?)
@@ -234,7 +225,7 @@ fn after_the_cut(bench: &Bench) -> Result<String> {
     // As if the snapshot had been made when the guest ran again.
     moves_on(guest, 5)?;
     let group = scene.groups.first().context("a group")?;
-    lvm(&[
+    lvm::lvm(&[
         "lvcreate",
         "-q",
         "-s",
@@ -243,7 +234,7 @@ fn after_the_cut(bench: &Bench) -> Result<String> {
         "late",
         &format!("{}/files", group.name),
     ])?;
-    lvm(&[
+    lvm::lvm(&[
         "lvchange",
         "-q",
         "-ay",
@@ -258,23 +249,8 @@ fn after_the_cut(bench: &Bench) -> Result<String> {
         &config,
         original.replace(&files, &late.display().to_string()),
     )?;
-    let name = format!("{}-2", guest.spec.name);
-    let mut command = bench.livesave.command(&["restore"]);
-    command
-        .arg(&path)
-        .args(["--name", &name, "--json", "--config"])
-        .arg(&config);
-    let finished = process::run(&mut command, LIMIT)?;
-    bench.livesave.note(&finished)?;
-    ensure!(finished.status.success(), "{}", finished.tail());
-    let restored: RestoredDomain = serde_json::from_str(&finished.stdout)?;
-    let mut spec = guest.spec.clone();
-    spec.name.clone_from(&name);
-    let second = Guest {
-        spec,
-        domid: restored.domid,
-        console: Console::of(&name),
-    };
+    let config = config.to_str().context("a path")?;
+    let (second, _) = restore(bench, guest, &path, &["--config", config])?;
     let looked = second.records()?;
     second.destroy()?;
     guest.destroy()?;
@@ -283,9 +259,4 @@ fn after_the_cut(bench: &Bench) -> Result<String> {
         "disks of after the cut went unnoticed: {looked:?}"
     );
     Ok(format!("{} of {} are wrong", looked.bad, looked.slots))
-}
-
-#[derive(Deserialize)]
-struct RestoredDomain {
-    domid: u32,
 }

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ::lvm::tags::Tagged;
 use anyhow::{Context, Result, bail, ensure};
-use lvm::tags::Tagged;
 use snapshot::disks::{DiskFacts, Kept, SnapshotKept};
 
 use super::guardian::KILLED;
 use super::saves::devices_go_on;
 use super::{Bench, Kind, Test};
 use crate::dom0::livesave::{LIMIT, Report, exit};
-use crate::dom0::lvm::{Group, lvm};
+use crate::dom0::lvm::{self, Group};
 use crate::dom0::pool::Lent;
 use crate::dom0::process;
 use crate::native::median;
@@ -117,8 +117,8 @@ fn snapshotted(bench: &Bench, thin: bool) -> Result<String> {
         if thin {
             // As a restore does.
             let full = format!("{}/{}", group.name, snapshot.name);
-            lvm(&["lvcreate", "-q", "-s", "-kn", "-prw", "-n", "again", &full])?;
-            lvm(&[
+            lvm::lvm(&["lvcreate", "-q", "-s", "-kn", "-prw", "-n", "again", &full])?;
+            lvm::lvm(&[
                 "lvchange",
                 "-q",
                 "-ay",
@@ -126,21 +126,9 @@ fn snapshotted(bench: &Bench, thin: bool) -> Result<String> {
                 &format!("{}/again", group.name),
             ])?;
             fs::read(group.path("again")).context("the snapshot of the snapshot")?;
-            lvm(&[
-                "lvremove",
-                "-q",
-                "-f",
-                "-y",
-                &format!("{}/again", group.name),
-            ])?;
+            lvm::remove(&format!("{}/again", group.name))?;
         }
-        lvm(&[
-            "lvremove",
-            "-q",
-            "-f",
-            "-y",
-            &format!("{}/{}", group.name, snapshot.name),
-        ])?;
+        lvm::remove(&format!("{}/{}", group.name, snapshot.name))?;
         group.must_hold_only(names(thin))?;
     }
     devices_go_on(&guest).context("at the end")?;
@@ -168,13 +156,7 @@ fn window(bench: &Bench) -> Result<String> {
             stalls.push(facts.stall_s);
             before.push(facts.stall_before_s);
             let snapshot = only_snapshot(&facts)?;
-            lvm(&[
-                "lvremove",
-                "-q",
-                "-f",
-                "-y",
-                &format!("{}/{}", group.name, snapshot.name),
-            ])?;
+            lvm::remove(&format!("{}/{}", group.name, snapshot.name))?;
 
             let path = bench.image("without.xl");
             let memory_only = ["--disks", "memory-only"];
@@ -189,15 +171,9 @@ fn window(bench: &Bench) -> Result<String> {
             if !thin {
                 words.extend(["-L", "16m"]);
             }
-            lvm(&words)?;
+            lvm::lvm(&words)?;
             naive.push(began.elapsed().as_secs_f64());
-            lvm(&[
-                "lvremove",
-                "-q",
-                "-f",
-                "-y",
-                &format!("{}/naive", group.name),
-            ])?;
+            lvm::remove(&format!("{}/naive", group.name))?;
         }
         devices_go_on(&guest).context("afterwards")?;
         bench.must_be_unharmed(&guest)?;
@@ -234,7 +210,7 @@ fn cost(bench: &Bench) -> Result<String> {
             if !thin {
                 words.extend(["-L", "48m"]);
             }
-            lvm(&words)?;
+            lvm::lvm(&words)?;
             let (first, second) = (writes(&disk)?, writes(&disk)?);
             all.push(format!(
                 "{count}: {:.2} and {:.2}",
@@ -443,13 +419,7 @@ fn faults(bench: &Bench) -> Result<String> {
         "{}",
         refused.stderr
     );
-    lvm(&[
-        "lvremove",
-        "-q",
-        "-f",
-        "-y",
-        &format!("{}/filler", group.name),
-    ])?;
+    lvm::remove(&format!("{}/filler", group.name))?;
     right("the group is full")?;
 
     // LVM holds the volume, and hangs.

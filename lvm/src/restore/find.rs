@@ -141,10 +141,9 @@ fn snapshot(
         name: name.clone(),
         what,
     };
-    let is_full = volume.invalid || volume.data_percent.is_some_and(|percent| percent >= 100.0);
     let source = match (volume.layout, &kept.pool) {
         (Layout::Thin, Some(_)) => Source::Thin(volume.clone()),
-        (Layout::ThickSnapshot, None) if is_full => {
+        (Layout::ThickSnapshot, None) if volume.is_full_snapshot() => {
             return Err(Refusal::SnapshotFull { vdev: vdev(), name });
         }
         (Layout::ThickSnapshot, None) => Source::Thick(volume.clone()),
