@@ -10,6 +10,7 @@
 //! `experiments/testbed/run` boots a real Xen and runs the suite in it.
 
 pub mod dom0;
+pub mod harness;
 pub mod kills;
 pub mod lines;
 pub mod mixed;
