@@ -134,7 +134,10 @@ impl Guest {
                 Some(records) => records.scan(),
                 None => Err(std::io::Error::other("no disk has records")),
             },
-            Verb::Gap => Ok(Line::new("maxgap").with("us", self.ticker.take_largest_us())),
+            Verb::Gap => Ok(Line::new("maxgap")
+                .with("us", self.ticker.take_largest_us())
+                .with("seq", total_seq(&self.writers))
+                .with("at", self.ticker.now_us())),
             Verb::Rate(rate) => {
                 let rate = share(rate, self.writers.len());
                 self.writers.iter().for_each(|w| w.order(|o| o.rate = rate));

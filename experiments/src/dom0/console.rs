@@ -35,8 +35,14 @@ impl Console {
     /// The console of the guest with that name.
     #[must_use]
     pub fn of(name: &str) -> Self {
+        Self::among(Path::new(LOG_DIR), name)
+    }
+
+    /// The same, where xenconsoled logs to another directory.
+    #[must_use]
+    pub fn among(logs: &Path, name: &str) -> Self {
         Self {
-            log: Path::new(LOG_DIR).join(format!("guest-{name}.log")),
+            log: logs.join(format!("guest-{name}.log")),
         }
     }
 

@@ -58,6 +58,18 @@ pub struct Records {
     pub acked: u64,
 }
 
+/// How far a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The largest gap since it was last asked.
+    pub gap: Duration,
+    /// Pages that it has written since its start.
+    pub writes: u64,
+    /// When, by its TSC, which goes on while it is suspended. Another clock after a restore or a
+    /// migration.
+    pub at: Duration,
+}
+
 /// Within so many heartbeats the writer must have gone on.
 const BEATS: usize = 5;
 
@@ -65,7 +77,7 @@ impl Guest {
     /// Creates the guest and waits until its workload runs. `dir` takes its
     /// configuration file.
     pub fn start(spec: Spec, dir: &Path) -> Result<Self> {
-        let console = Console::of(&spec.name);
+        let console = Console::among(&spec.site.console_logs, &spec.name);
         let mark = console.mark()?;
         let file = write_config(&spec, dir)?;
         let path = file.to_str().context("configuration path is not UTF-8")?;
@@ -177,6 +189,18 @@ impl Guest {
         let line = self.ask("gap")?;
         let us = line.number("us").context("no us in the guest's answer")?;
         Ok(Duration::from_micros(us))
+    }
+
+    /// The largest gap since this or [`Self::take_gap`] was last asked, and how far the guest was
+    /// when it answered.
+    pub fn take_progress(&self) -> Result<Progress> {
+        let line = self.ask("gap")?;
+        let number = |key| number(&line, key);
+        Ok(Progress {
+            gap: Duration::from_micros(number("us")?),
+            writes: number("seq")?,
+            at: Duration::from_micros(number("at")?),
+        })
     }
 
     /// Waits for the next heartbeat from now.

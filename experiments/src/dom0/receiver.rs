@@ -20,12 +20,16 @@ const LIBXC_END: u32 = 0;
 
 /// Says that it is ready, then stores one stream from standard input.
 pub fn receive(image: &Path) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(BANNER)?;
-    out.flush()?;
+    receive_from(std::io::stdin().lock(), std::io::stdout().lock(), image)
+}
+
+/// The same, from the given sender.
+pub fn receive_from(from: impl Read, mut to: impl Write, image: &Path) -> Result<()> {
+    to.write_all(BANNER)?;
+    to.flush()?;
     let file = File::create(image).with_context(|| format!("{}", image.display()))?;
     let mut copy = Copy {
-        from: BufReader::with_capacity(1 << 20, std::io::stdin().lock()),
+        from: BufReader::with_capacity(1 << 20, from),
         to: BufWriter::with_capacity(1 << 20, file),
     };
     copy.stream()?;

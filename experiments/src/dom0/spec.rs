@@ -1,10 +1,37 @@
 //! What guest to start.
 
+use super::console::LOG_DIR;
 use super::guest::{KERNEL, RAMDISK};
 use std::path::{Path, PathBuf};
 
 /// The name of the guests that tests share.
 pub const SHARED_NAME: &str = "guest";
+
+/// Where a guest finds what it needs of its host; by default as in the testbed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs, with the workload.
+    pub ramdisk: PathBuf,
+    /// CPUs that it runs on, as `cpus` of xl.cfg; empty is any.
+    pub cpus: String,
+    /// Where xenconsoled logs.
+    pub console_logs: PathBuf,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            kernel: KERNEL.into(),
+            ramdisk: RAMDISK.into(),
+            // Away from dom0: unpinned PVH guests triple-fault now and then under QEMU's emulation
+            // of SVM.
+            cpus: "1".to_owned(),
+            console_logs: LOG_DIR.into(),
+        }
+    }
+}
 
 /// A guest with the self-checking workload, as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +54,8 @@ pub struct Spec {
     pub disks: Vec<(String, PathBuf)>,
     /// Give it a network interface on the testbed's bridge.
     pub net: bool,
+    /// What is taken from the host.
+    pub site: Site,
     /// It can have file systems: one for the workload's `nofreeze` to freeze, and those on its disks.
     pub filesystem: bool,
 }
@@ -44,6 +73,7 @@ impl Default for Spec {
             disk: None,
             disks: Vec::new(),
             net: false,
+            site: Site::default(),
             filesystem: false,
         }
     }
@@ -141,15 +171,27 @@ impl Spec {
         ];
         let parts = parts.iter().filter(|(wanted, _)| *wanted);
         let load = parts.map(|(_, part)| *part).collect::<Vec<_>>().join(",");
-        // Pinned away from dom0: unpinned PVH guests triple-fault now and then
-        // under QEMU's emulation of SVM.
+        let Site {
+            kernel,
+            ramdisk,
+            cpus,
+            console_logs: _,
+        } = &self.site;
         let mut config = format!(
-            "name = \"{}\"\ntype = \"pvh\"\nmemory = {}\nmaxmem = {}\nvcpus = {}\ncpus = \"1\"\n\
-             kernel = \"{KERNEL}\"\nramdisk = \"{RAMDISK}\"\n\
+            "name = \"{}\"\ntype = \"pvh\"\nmemory = {}\nmaxmem = {}\nvcpus = {}\n\
+             kernel = \"{}\"\nramdisk = \"{}\"\n\
              cmdline = \"console=hvc0 quiet panic=0 testbed.load={load}{settings}\"\n\
              on_crash = \"preserve\"\non_reboot = \"preserve\"\n",
-            self.name, self.max_memory_mib, self.max_memory_mib, self.vcpus
+            self.name,
+            self.max_memory_mib,
+            self.max_memory_mib,
+            self.vcpus,
+            kernel.display(),
+            ramdisk.display()
         );
+        if !cpus.is_empty() {
+            config.push_str(&format!("cpus = \"{cpus}\"\n"));
+        }
         let xvda = self.disk.iter().map(|device| ("xvda", device));
         let more = self.disks.iter();
         let more = more.map(|(vdev, device)| (vdev.as_str(), device));

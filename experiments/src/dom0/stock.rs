@@ -5,12 +5,28 @@ use super::xl;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use xen_sys::Xen;
 
-/// Xen's save helper of the installed version.
-const HELPER: &str = "/usr/lib/xen-4.17/bin/libxl-save-helper";
+/// Xen's save helper of the running version: packagers put it in different places.
+fn save_helper() -> Result<PathBuf> {
+    let (major, minor) = Xen::open()?.xen_version()?;
+    let places = [
+        format!("/usr/lib/xen-{major}.{minor}/bin"),
+        "/usr/lib/xen/bin".to_owned(),
+        "/usr/libexec/xen/bin".to_owned(),
+        "/usr/local/lib/xen/bin".to_owned(),
+    ];
+    let helpers = places.map(|place| Path::new(&place).join("libxl-save-helper"));
+    let found = helpers.iter().find(|path| path.exists());
+    let all = helpers.iter().map(|path| path.display().to_string());
+    found.cloned().with_context(|| {
+        let all = all.collect::<Vec<_>>().join(", ");
+        format!("Xen's save helper is at none of {all}")
+    })
+}
 
 /// `xl save -c`: suspends the guest, writes all memory, lets it go on.
 pub fn checkpoint(name: &str, image: &Path) -> Result<Duration> {
@@ -34,11 +50,13 @@ pub fn live_loop_command(
 ) -> Result<Command> {
     let wrapper = dir.join("live-save-helper");
     if !wrapper.exists() {
+        let helper = save_helper()?;
+        let helper = helper.display();
         // `exec`, so that libxl's signals reach the helper.
         let script = format!(
             "#!/bin/sh\ncase $1 in\n\
-             --save-domain) exec {HELPER} \"$1\" \"$2\" \"$3\" \"$4\" $(($5|1)) \"$6\" \"$7\" ;;\n\
-             *) exec {HELPER} \"$@\" ;;\nesac\n"
+             --save-domain) exec {helper} \"$1\" \"$2\" \"$3\" \"$4\" $(($5|1)) \"$6\" \"$7\" ;;\n\
+             *) exec {helper} \"$@\" ;;\nesac\n"
         );
         fs::write(&wrapper, script)?;
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;

@@ -1,5 +1,19 @@
 //! The harness: what is measured, the runs, and the tables and plots of them.
+//!
+//! [`plan`] says which runs a sweep is made of; [`sweep`] makes them by a [`sweep::Runner`] ([`xen`]
+//! on a real Xen) and stores each ([`record`]). Nothing of a run is kept in memory only.
 
 pub mod case;
 pub mod manifest;
+pub mod meter;
+mod methods;
+mod passes;
+pub mod plan;
+pub mod progress;
 pub mod record;
+pub mod sweep;
+mod sys;
+pub mod testbed;
+pub mod wire;
+mod witness;
+pub mod xen;

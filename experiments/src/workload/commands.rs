@@ -13,7 +13,8 @@ pub enum Verb {
     Verify,
     /// `records`: look at every record on every disk.
     Records,
-    /// `gap`: print the largest gap since the last `gap`, and start anew.
+    /// `gap`: print the largest gap since the last `gap` and start anew; and the writes so far, and
+    /// the time.
     Gap,
     /// `rate N|max`: pages per second of all writers together.
     Rate(Rate),

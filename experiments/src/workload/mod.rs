@@ -33,3 +33,8 @@ pub mod writer;
 pub fn lock_memory() -> std::io::Result<()> {
     sys::lock_memory()
 }
+
+/// Gives the calling thread a real-time priority (SCHED_FIFO, 1 to 99).
+pub fn real_time(priority: i32) -> std::io::Result<()> {
+    sys::set_fifo(priority)
+}

@@ -60,6 +60,12 @@ impl Ticker {
         (self.largest.swap(0, Ordering::Relaxed) as f64 / self.ticks_per_us) as u64
     }
 
+    /// Now, by the TSC, in microseconds.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        (sys::tsc() as f64 / self.ticks_per_us) as u64
+    }
+
     /// TSC frequency in kHz.
     #[must_use]
     pub fn tsc_khz(&self) -> u64 {

@@ -1,0 +1,314 @@
+//! The harness: measures ways to save a guest beside each other, and prints downtime tables.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use experiments::dom0::guest::{KERNEL, RAMDISK};
+use experiments::harness::manifest::{self, Machine, Manifest};
+use experiments::harness::plan::{Dom0, Plan};
+use experiments::harness::progress::Progress;
+use experiments::harness::record::Store;
+use experiments::harness::sweep::{Ended, Runner, open_runs, seconds_since_1970, sweep};
+use experiments::harness::testbed::{self, Testbed};
+use experiments::harness::xen::XenHost;
+use experiments::harness::{meter, wire};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Measures ways to save a running guest beside each other: plain save, Xen's own live loop,
+/// live-migrated save, live migration, and livesave.
+///
+/// A plan says what is measured (docs/experiments.md). Each run is stored when it has ended, in
+/// RESULTS/runs.jsonl; the same command again goes on where it was.
+#[derive(Debug, Parser)]
+#[command(name = "livesave-experiments", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    all runs were made
+  1    something failed that is not listed here
+  2    the command line or the plan is wrong
+  3    a method failed, or runs could not be measured; the tables say which
+  130  interrupted; what was measured is stored";
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Make the runs of a plan, and print their tables.
+    Run(RunArgs),
+    /// Make tables, plots and a report of stored runs.
+    Report(ReportArgs),
+    /// Run a command, and write what it took to a file.
+    #[command(hide = true)]
+    Meter {
+        file: PathBuf,
+        seconds: u64,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Store a migration stream from standard input.
+    #[command(hide = true)]
+    Receive { image: PathBuf },
+    /// Store a migration stream from a TCP connection; says first where it listens.
+    #[command(hide = true)]
+    Serve { image: PathBuf, counts: PathBuf },
+    /// Hand standard input to a daemon.
+    #[command(hide = true)]
+    Relay { address: SocketAddr },
+    /// Hand standard input to a command, and count.
+    #[command(hide = true)]
+    Count {
+        counts: PathBuf,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    at: Where,
+    /// Where runs are stored.
+    #[arg(long, value_name = "DIR", default_value = "experiments-results")]
+    results: PathBuf,
+    /// Measure each case N times, whatever the plan says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: Option<u32>,
+    /// Only the study of that name (may be repeated).
+    #[arg(long, value_name = "NAME")]
+    study: Vec<String>,
+    /// List the runs that are still to be made, and end.
+    #[arg(long)]
+    list: bool,
+    /// With --on-testbed: the script that boots it.
+    #[arg(long, value_name = "FILE", default_value = "experiments/testbed/run")]
+    testbed: PathBuf,
+    /// With --on-testbed: minutes from each boot on.
+    #[arg(long, value_name = "MINUTES", default_value_t = 170)]
+    timeout: u64,
+    /// With --on-testbed: Xen's scheduler.
+    #[arg(long, default_value = "credit", value_parser = ["credit", "credit2"])]
+    sched: String,
+    /// With --on-testbed: take the binaries that are there already.
+    #[arg(long)]
+    no_build: bool,
+    /// This dom0 is the testbed's.
+    #[arg(long, hide = true)]
+    testbed_dom0: bool,
+    /// The commit that livesave was built of.
+    #[arg(long, hide = true)]
+    commit: Option<String>,
+}
+
+impl RunArgs {
+    /// The arguments that change the plan.
+    fn changes(&self) -> Vec<String> {
+        let repeats = self
+            .repeats
+            .map(|repeats| ["--repeats".to_owned(), repeats.to_string()]);
+        let studies = self
+            .study
+            .iter()
+            .map(|name| ["--study".to_owned(), name.clone()]);
+        repeats.into_iter().chain(studies).flatten().collect()
+    }
+}
+
+/// Where runs are made.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Where {
+    /// On this machine's Xen.
+    #[arg(long, value_name = "PLAN")]
+    on_this_dom0: Option<PathBuf>,
+    /// On a real Xen, booted inside QEMU from livesave's source tree. PLAN is a file, or `short` (a few
+    /// minutes) or `full` (hours).
+    #[arg(long, value_name = "PLAN")]
+    on_testbed: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// Directories of results, or their runs.jsonl.
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+    /// Where tables, plots and report go.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match perform(cli.task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("livesave-experiments: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const SOME_FAILED: u8 = 3;
+const INTERRUPTED: u8 = 130;
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Run(args) => run(&args),
+        Task::Report(args) => report(&args),
+        Task::Meter {
+            file,
+            seconds,
+            command,
+        } => meter::run(&file, Duration::from_secs(seconds), &command).map(ExitCode::from),
+        Task::Receive { image } => wire::receive_here(&image).map(|()| ExitCode::SUCCESS),
+        Task::Serve { image, counts } => wire::serve(&image, &counts, |address| {
+            // Whoever started it waits for this line.
+            let _ = writeln!(std::io::stdout(), "{address}");
+        })
+        .map(|()| ExitCode::SUCCESS),
+        Task::Relay { address } => wire::relay(address).map(|()| ExitCode::SUCCESS),
+        Task::Count { counts, command } => {
+            let code = wire::count(&counts, &command)?;
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<ExitCode> {
+    let name = args
+        .at
+        .on_testbed
+        .as_ref()
+        .or(args.at.on_this_dom0.as_ref());
+    let name = name.context("no plan")?;
+    let (plan, text) = match plan(name, args) {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("livesave-experiments: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if args.list {
+        for run in open_runs(&plan, &Store::open(&args.results)?) {
+            println!("{}", run.id());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one ends it at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let complete = if args.at.on_testbed.is_some() {
+        let testbed = Testbed {
+            script: args.testbed.clone(),
+            plan: text,
+            arguments: args.changes(),
+            minutes: args.timeout,
+            no_build: args.no_build,
+            scheduler: args.sched.clone(),
+        };
+        testbed.run(&plan, &args.results, &stop)?
+    } else {
+        here(args, &plan, text, &stop)? == Ended::Complete
+    };
+    if !complete {
+        eprintln!(
+            "interrupted; {} runs are left, the same command goes on with them",
+            open_runs(&plan, &Store::open(&args.results)?).len()
+        );
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let store = Store::open(&args.results)?;
+    let measured: std::collections::HashSet<_> = store
+        .runs
+        .iter()
+        .filter(|run| run.good().is_some())
+        .map(|run| run.id.as_str())
+        .collect();
+    let all_good = plan
+        .runs()
+        .iter()
+        .all(|run| measured.contains(run.id().as_str()));
+    Ok(if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(SOME_FAILED)
+    })
+}
+
+/// The plan, changed as the arguments say; and its text.
+fn plan(name: &Path, args: &RunArgs) -> Result<(Plan, String)> {
+    let (mut plan, text) = Plan::find(name)?;
+    if let Some(repeats) = args.repeats {
+        plan.repeats = repeats;
+        plan.studies
+            .iter_mut()
+            .for_each(|study| study.repeats = None);
+    }
+    for wanted in &args.study {
+        if !plan.studies.iter().any(|study| study.name == *wanted) {
+            let names: Vec<_> = plan.studies.iter().map(|s| s.name.as_str()).collect();
+            bail!(
+                "the plan has no study {wanted:?}; it has {}",
+                names.join(", ")
+            );
+        }
+    }
+    if !args.study.is_empty() {
+        plan.studies
+            .retain(|study| args.study.contains(&study.name));
+    }
+    Ok((plan, text))
+}
+
+/// Makes the runs on this machine.
+fn here(args: &RunArgs, plan: &Plan, text: String, stop: &AtomicBool) -> Result<Ended> {
+    let dom0 = if args.testbed_dom0 {
+        testbed_dom0()
+    } else {
+        plan.dom0.clone()
+    };
+    let mut runner: Box<dyn Runner> = Box::new(XenHost::new(&dom0)?);
+    let mut store = Store::open(&args.results)?;
+    let manifest = Manifest {
+        livesave: manifest::version_of(&dom0.livesave)?,
+        commit: args.commit.clone().filter(|commit| !commit.is_empty()),
+        arguments: std::env::args().skip(1).collect(),
+        plan: text,
+        began: seconds_since_1970(),
+        machine: Machine::this()?,
+    };
+    manifest::add(&args.results, manifest)?;
+    sweep(
+        plan,
+        runner.as_mut(),
+        &mut store,
+        &mut Progress::new(),
+        stop,
+    )
+}
+
+/// What the testbed has where.
+fn testbed_dom0() -> Dom0 {
+    Dom0 {
+        livesave: "/payload/livesave".into(),
+        images: "/images".into(),
+        kernel: KERNEL.into(),
+        ramdisk: RAMDISK.into(),
+        cpus: "1".to_owned(),
+        ..Dom0::default()
+    }
+}
+
+fn report(_args: &ReportArgs) -> Result<ExitCode> {
+    bail!("not there yet")
+}

@@ -1,0 +1,174 @@
+//! A sweep on the real Xen of the testbed: boots it, runs the harness in its dom0, brings the runs
+//! back; and boots it again where that did not end.
+
+use super::manifest::MANIFEST;
+use super::plan::Plan;
+use super::record::{RUNS, Store};
+use super::sweep::open_runs;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Memory of a dom0 that need not hold large images, in MiB; the testbed's default.
+const DOM0_MIB: u64 = 3072;
+/// For Xen itself, in MiB.
+const XEN_MIB: u64 = 640;
+/// A machine that ends early with no run more than before is not booted again.
+const MOST_BOOTS: u32 = 20;
+
+/// How the testbed is started.
+#[derive(Clone, Debug)]
+pub struct Testbed {
+    /// `experiments/testbed/run` of a source tree.
+    pub script: PathBuf,
+    /// The plan's text.
+    pub plan: String,
+    /// What changes the plan: more arguments for the harness in dom0, without blanks in them.
+    pub arguments: Vec<String>,
+    /// Minutes from the boot on, for all of it.
+    pub minutes: u64,
+    /// Take the binaries that are there.
+    pub no_build: bool,
+    /// Xen's scheduler.
+    pub scheduler: String,
+}
+
+/// The name of the plan in what dom0 is given.
+const PLAN: &str = "plan.toml";
+
+impl Testbed {
+    /// Makes the runs that the directory does not have yet. `false` if some are left.
+    pub fn run(&self, plan: &Plan, results: &Path, stop: &AtomicBool) -> Result<bool> {
+        if !self.script.exists() {
+            bail!(
+                "{} is not there: start this in livesave's source tree, or say --testbed",
+                self.script.display()
+            );
+        }
+        for boot in 0..MOST_BOOTS {
+            let before = open(plan, results)?;
+            if before == 0 {
+                return Ok(true);
+            }
+            let status = self.boot(plan, results, boot > 0 || self.no_build)?;
+            let after = open(plan, results)?;
+            if after == 0 {
+                return Ok(true);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if after >= before {
+                bail!("the testbed ended with {status}, and no run was made; see its console");
+            }
+            eprintln!("the testbed ended with {status}; {after} runs are left, again");
+        }
+        Ok(false)
+    }
+
+    fn boot(&self, plan: &Plan, results: &Path, no_build: bool) -> Result<String> {
+        let work = tempfile::tempdir().context("cannot make a directory")?;
+        let (extra, back) = (work.path().join("extra"), work.path().join("back"));
+        fs::create_dir_all(&extra)?;
+        fs::write(extra.join(PLAN), &self.plan)?;
+        for name in [RUNS, MANIFEST] {
+            if results.join(name).exists() {
+                fs::copy(results.join(name), extra.join(name))?;
+            }
+        }
+        fs::write(extra.join("arguments"), self.arguments.join(" "))?;
+        fs::write(extra.join("commit"), commit().unwrap_or_default())?;
+        let (machine, dom0) = memory(plan);
+        let mut command = Command::new(&self.script);
+        command
+            .args(["--sched", &self.scheduler, "--timeout"])
+            .arg(self.minutes.to_string())
+            .args(["--memory", &machine.to_string()])
+            .args(["--dom0-memory", &dom0.to_string(), "--extra"])
+            .arg(&extra)
+            .arg("--results")
+            .arg(&back)
+            .args(["--shell-command", IN_DOM0]);
+        if no_build {
+            command.arg("--no-build");
+        }
+        let status = command
+            .status()
+            .with_context(|| format!("{} could not be started", self.script.display()))?;
+        fs::create_dir_all(results)?;
+        for name in [RUNS, MANIFEST] {
+            let from = back.join("experiments").join(name);
+            if from.exists() {
+                fs::copy(&from, results.join(name))
+                    .with_context(|| format!("cannot bring back {name}"))?;
+            }
+        }
+        // Of the last boot only: what is needed when something went wrong.
+        let console = back.join("console.log");
+        if console.exists() {
+            fs::copy(console, results.join("console.log"))?;
+        }
+        Ok(status.to_string())
+    }
+}
+
+/// What dom0 does.
+const IN_DOM0: &str = "\
+set -e
+mkdir -p /results/experiments
+for name in runs.jsonl manifest.json; do
+  if [ -e /payload/extra/$name ]; then cp /payload/extra/$name /results/experiments/; fi
+done
+exec /payload/livesave-experiments run --on-this-dom0 /payload/extra/plan.toml \\
+  --testbed-dom0 --commit \"$(cat /payload/extra/commit)\" --results /results/experiments $(cat /payload/extra/arguments)";
+
+/// How many runs are still to be made.
+fn open(plan: &Plan, results: &Path) -> Result<usize> {
+    Ok(open_runs(plan, &Store::open(results)?).len())
+}
+
+/// Memory of the machine and of dom0 in MiB, for the plan's largest guest: twice beside dom0 (a
+/// migrated guest is there twice), and its image in dom0's memory.
+fn memory(plan: &Plan) -> (u64, u64) {
+    let runs = plan.runs();
+    let cases = || runs.iter().map(|run| &run.case);
+    let largest = cases().map(|case| case.memory_mib).max().unwrap_or(0);
+    let moved = cases().filter(|case| case.method == super::case::Method::Migration);
+    let moved = moved.map(|case| case.memory_mib).max().unwrap_or(0);
+    let dom0 = DOM0_MIB.max(largest * 3 / 2 + 1024);
+    (dom0 + XEN_MIB + largest.max(2 * moved).max(1024), dom0)
+}
+
+/// The commit of the source tree, and whether it was changed.
+#[must_use]
+pub fn commit() -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let head = git(&["rev-parse", "HEAD"])?;
+    let changed = git(&["status", "--porcelain"]).is_none_or(|text| !text.is_empty());
+    Some(if changed { head + ", changed" } else { head })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_room_for_the_largest_guest_and_its_image() {
+        let plan = |memory: u64, method: &str| {
+            let text = format!(
+                "[[study]]\nname = \"a\"\nguests = [\"pvh\"]\nmemory = [{memory}]\n\
+                 loads = [\"100\"]\nmethods = [\"{method}\"]\n"
+            );
+            Plan::parse(&text).unwrap()
+        };
+        assert_eq!(memory(&plan(256, "live")), (3072 + 640 + 1024, 3072));
+        let (machine, dom0) = memory(&plan(4096, "migration"));
+        assert!(dom0 > 4096 + 1024 && machine >= dom0 + 2 * 4096);
+    }
+}

@@ -1,0 +1,95 @@
+//! A witness in the host: when the guest was suspended, and how long the machine itself stood still.
+//!
+//! It looks every other millisecond, in front of everything else, the same for every method. What it
+//! is late by, the machine was away for: on an emulator the host of which had other things to do, or
+//! in a kernel that could not be interrupted.
+
+use crate::dom0::hypervisor::Domain;
+use crate::workload;
+use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const STEP: Duration = Duration::from_millis(2);
+const PRIORITY: i32 = 60;
+
+/// What it saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// How long the guest was suspended, all times together; to the step.
+    pub suspended: Duration,
+    /// The longest time for which it could not look.
+    pub stall: Duration,
+}
+
+/// A witness that looks.
+pub struct Witness {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Witness {
+    /// Looks at the machine, and at the domain if there is one, until [`Self::end`].
+    pub fn start(domid: Option<u32>) -> Result<Self> {
+        let domain = domid.map(Domain::of).transpose()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("witness".to_owned())
+            .spawn(move || watch(domain.as_ref(), &until))
+            .context("cannot start the witness")?;
+        Ok(Self { stop, thread })
+    }
+
+    /// What it has seen.
+    pub fn end(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join();
+        seen.map_err(|_| anyhow::anyhow!("the witness panicked"))
+    }
+}
+
+fn watch(domain: Option<&Domain>, until: &AtomicBool) -> Seen {
+    // Without the right to it, what it sees is less exact.
+    let _ = workload::real_time(PRIORITY);
+    let mut seen = Seen::default();
+    let mut last = Instant::now();
+    let mut suspended_since = None;
+    while !until.load(Ordering::Relaxed) {
+        thread::sleep(STEP);
+        let now = Instant::now();
+        seen.stall = seen.stall.max((now - last).saturating_sub(STEP));
+        // A guest that is gone is not suspended.
+        let info = domain.and_then(|domain| domain.info().ok());
+        let suspended = info.is_some_and(|info| info.is_suspended());
+        match (suspended, suspended_since) {
+            (true, None) => suspended_since = Some(now),
+            (false, Some(since)) => {
+                seen.suspended += now - since;
+                suspended_since = None;
+            }
+            _ => {}
+        }
+        last = now;
+    }
+    if let Some(since) = suspended_since {
+        seen.suspended += since.elapsed();
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_domain_it_sees_the_machine() {
+        let witness = Witness::start(None).unwrap();
+        thread::sleep(Duration::from_millis(30));
+        let seen = witness.end().unwrap();
+        assert_eq!(seen.suspended, Duration::ZERO);
+        assert!(seen.stall > Duration::ZERO, "{seen:?}");
+    }
+}
