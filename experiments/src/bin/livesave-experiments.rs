@@ -8,7 +8,7 @@ use experiments::harness::plan::{Dom0, Plan};
 use experiments::harness::progress::Progress;
 use experiments::harness::record::Store;
 use experiments::harness::sweep::{Ended, Runner, open_runs, seconds_since_1970, sweep};
-use experiments::harness::testbed::{self, Testbed};
+use experiments::harness::testbed::Testbed;
 use experiments::harness::xen::XenHost;
 use experiments::harness::{meter, wire};
 use std::io::Write;

@@ -48,7 +48,7 @@ pub fn tests() -> Vec<Test> {
 
 /// On what the guest's disks are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Disks {
+pub(super) enum Disks {
     /// A thin volume with a file system.
     Thin,
     /// A thick volume with a file system.
@@ -58,14 +58,14 @@ enum Disks {
 }
 
 /// A guest with records on its disks.
-struct Scene {
-    guest: Guest,
+pub(super) struct Scene {
+    pub guest: Guest,
     // Dropped after the guest.
-    groups: Vec<Group>,
+    pub groups: Vec<Group>,
 }
 
 impl Scene {
-    fn new(bench: &Bench, disks: Disks) -> Result<Self> {
+    pub fn new(bench: &Bench, disks: Disks) -> Result<Self> {
         let mut groups = vec![];
         let (mut raw, mut files) = (None, None);
         if disks != Disks::Thick {
@@ -93,19 +93,29 @@ impl Scene {
         let guest = bench.guest(spec)?.own();
         Ok(Self { guest, groups })
     }
+
+    /// All volumes are those that the guest was given.
+    pub fn must_have_no_other_volumes(&self) -> Result<()> {
+        for group in &self.groups {
+            let mut wanted = vec!["pool", "raw", "files"];
+            wanted.retain(|name| group.volume(name).is_ok());
+            group.must_hold_only(&wanted)?;
+        }
+        Ok(())
+    }
 }
 
 /// What `livesave restore --json` prints.
 #[derive(Deserialize)]
-struct Restored {
+pub(super) struct Restored {
     domid: u32,
-    disks: Vec<RestoredDisk>,
+    pub disks: Vec<RestoredDisk>,
 }
 
 #[derive(Deserialize)]
-struct RestoredDisk {
-    vdev: String,
-    path: PathBuf,
+pub(super) struct RestoredDisk {
+    pub vdev: String,
+    pub path: PathBuf,
 }
 
 fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
@@ -139,23 +149,12 @@ fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
         second.records_clean().with_context(context)?;
         second.verify_clean().with_context(context)?;
         second.destroy()?;
-        for disk in &restored.disks {
-            if disk.vdev == "xvdb" {
-                must_be_clean_ext4(&disk.path, &bench.results.join("mounted"))
-                    .with_context(context)?;
-            }
-            lvm::remove(&disk.path.display().to_string())?;
-        }
+        remove_new(bench, &restored).with_context(context)?;
         remove(&report).with_context(context)?;
         records = guest.records_clean().with_context(context)?.acked;
         bench.must_be_unharmed(guest).with_context(context)?;
     }
-    let names = ["pool", "raw", "files"];
-    for group in &scene.groups {
-        let mut wanted = names.to_vec();
-        wanted.retain(|name| group.volume(name).is_ok());
-        group.must_hold_only(&wanted)?;
-    }
+    scene.must_have_no_other_volumes()?;
     guest.destroy()?;
     stalls.sort_by(f64::total_cmp);
     Ok(format!(
@@ -166,8 +165,19 @@ fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
     ))
 }
 
+/// The new volumes of a guest that has ended go; the file systems on them must be clean.
+pub(super) fn remove_new(bench: &Bench, restored: &Restored) -> Result<()> {
+    for disk in &restored.disks {
+        if disk.vdev == "xvdb" {
+            must_be_clean_ext4(&disk.path, &bench.results.join("mounted"))?;
+        }
+        lvm::remove(&disk.path.display().to_string())?;
+    }
+    Ok(())
+}
+
 /// So many records more.
-fn moves_on(guest: &Guest, records: u64) -> Result<()> {
+pub(super) fn moves_on(guest: &Guest, records: u64) -> Result<()> {
     let first = guest.next_beat(BEAT)?.number("rec").context("no records")?;
     for _ in 0..600 {
         let beat = guest.next_beat(BEAT)?;
@@ -181,18 +191,14 @@ fn moves_on(guest: &Guest, records: u64) -> Result<()> {
 }
 
 /// A second guest from the image, on new volumes unless it is told others.
-fn restore(bench: &Bench, guest: &Guest, image: &Path, more: &[&str]) -> Result<(Guest, Restored)> {
+pub(super) fn restore(
+    bench: &Bench,
+    guest: &Guest,
+    image: &Path,
+    more: &[&str],
+) -> Result<(Guest, Restored)> {
     let name = format!("{}-2", guest.spec.name);
-    let mut command = bench.livesave.command(&["restore"]);
-    command
-        .arg(image)
-        .args(["--name", &name, "--json"])
-        .args(more);
-    let finished = process::run(&mut command, LIMIT)?;
-    bench.livesave.note(&finished)?;
-    ensure!(finished.status.success(), "{}", finished.tail());
-    let restored: Restored = serde_json::from_str(&finished.stdout)
-        .with_context(|| format!("not as documented: {}", finished.stdout))?;
+    let restored = restored(bench, image, &[&["--name", &name], more].concat())?;
     let mut spec = guest.spec.clone();
     spec.name.clone_from(&name);
     let second = Guest {
@@ -203,8 +209,18 @@ fn restore(bench: &Bench, guest: &Guest, image: &Path, more: &[&str]) -> Result<
     Ok((second, restored))
 }
 
+/// What `livesave restore` says of a guest that it has brought back.
+pub(super) fn restored(bench: &Bench, image: &Path, more: &[&str]) -> Result<Restored> {
+    let mut command = bench.livesave.command(&["restore", "--json"]);
+    let finished = process::run(command.arg(image).args(more), LIMIT)?;
+    bench.livesave.note(&finished)?;
+    ensure!(finished.status.success(), "{}", finished.tail());
+    serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("not as documented: {}", finished.stdout))
+}
+
 /// The image goes, and its snapshots with it.
-fn remove(report: &Report) -> Result<()> {
+pub(super) fn remove(report: &Report) -> Result<()> {
     let facts = report.disks.as_ref().context("no facts of the disks")?;
     for disk in &facts.disks {
         if let Kept::Snapshot(snapshot) = &disk.kept {

@@ -3,6 +3,7 @@
 //! A small framework of its own: the tests need a real Xen, run one after the
 //! other on it, and their lines must be seen as they come.
 
+pub mod brought_back;
 pub mod compare;
 pub mod compressed;
 pub mod cut;
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(volumes::tests());
     tests.extend(disks::tests());
     tests.extend(cut::tests());
+    tests.extend(brought_back::tests());
     tests.extend(records::tests());
     tests.extend(held::tests());
     tests.extend(throttle::tests());
