@@ -3,14 +3,15 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use experiments::dom0::guest::{KERNEL, RAMDISK};
-use experiments::harness::manifest::{self, Machine, Manifest};
+use experiments::harness::manifest::{self, MANIFEST, Machine, Manifest};
 use experiments::harness::plan::{Dom0, Plan};
 use experiments::harness::progress::Progress;
-use experiments::harness::record::Store;
+use experiments::harness::record::{self, Run, Store};
 use experiments::harness::sweep::{Ended, Runner, open_runs, seconds_since_1970, sweep};
 use experiments::harness::testbed::Testbed;
 use experiments::harness::xen::XenHost;
-use experiments::harness::{meter, wire};
+use experiments::harness::{meter, report, wire};
+use std::collections::HashSet;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -161,7 +162,7 @@ const INTERRUPTED: u8 = 130;
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Run(args) => run(&args),
-        Task::Report(args) => report(&args),
+        Task::Report(args) => make_report(&args),
         Task::Meter {
             file,
             seconds,
@@ -227,22 +228,37 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    // The testbed's dom0 hands its runs on; whoever started it makes the report.
+    if !args.testbed_dom0 {
+        let (runs, manifests) = stored(&args.results)?;
+        print!("{}", report::write(&runs, &manifests, &args.results)?);
+        eprintln!("\nreport: {}", args.results.join("report.html").display());
+    }
     let store = Store::open(&args.results)?;
-    let measured: std::collections::HashSet<_> = store
-        .runs
-        .iter()
-        .filter(|run| run.good().is_some())
-        .map(|run| run.id.as_str())
-        .collect();
+    let good = store.runs.iter().filter(|run| run.good().is_some());
+    let good: HashSet<&str> = good.map(|run| run.id.as_str()).collect();
     let all_good = plan
         .runs()
         .iter()
-        .all(|run| measured.contains(run.id().as_str()));
+        .all(|run| good.contains(run.id().as_str()));
     Ok(if all_good {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(SOME_FAILED)
     })
+}
+
+/// The runs of a directory of results, or of a file of runs, and what they were made with.
+fn stored(results: &Path) -> Result<(Vec<Run>, Vec<Manifest>)> {
+    let runs = record::read(results)?;
+    // Runs without a manifest are runs all the same.
+    let beside = results.is_dir() && results.join(MANIFEST).exists();
+    let manifests = if beside {
+        manifest::read(results)?
+    } else {
+        Vec::new()
+    };
+    Ok((runs, manifests))
 }
 
 /// The plan, changed as the arguments say; and its text.
@@ -309,6 +325,14 @@ fn testbed_dom0() -> Dom0 {
     }
 }
 
-fn report(_args: &ReportArgs) -> Result<ExitCode> {
-    bail!("not there yet")
+fn make_report(args: &ReportArgs) -> Result<ExitCode> {
+    let (mut runs, mut manifests) = (Vec::new(), Vec::new());
+    for results in &args.results {
+        let (more, made_with) = stored(results)?;
+        runs.extend(more);
+        manifests.extend(made_with);
+    }
+    print!("{}", report::write(&runs, &manifests, &args.out)?);
+    eprintln!("\nreport: {}", args.out.join("report.html").display());
+    Ok(ExitCode::SUCCESS)
 }
