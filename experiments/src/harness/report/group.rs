@@ -22,6 +22,8 @@ pub enum Axis {
     Memory,
     /// Its virtual CPUs.
     Vcpus,
+    /// The order in which it writes.
+    Pattern,
     /// The longest pause asked for.
     Target,
     /// How much of its memory was written since the image before.
@@ -29,13 +31,14 @@ pub enum Axis {
 }
 
 impl Axis {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Load,
         Self::Cap,
         Self::Memory,
         Self::Vcpus,
         Self::Target,
         Self::Dirty,
+        Self::Pattern,
     ];
 
     /// In the heads of tables.
@@ -46,6 +49,7 @@ impl Axis {
             Self::Cap => "cap",
             Self::Memory => "memory (MiB)",
             Self::Vcpus => "vCPUs",
+            Self::Pattern => "pattern",
             Self::Target => "target (ms)",
             Self::Dirty => "dirty share",
         }
@@ -59,6 +63,7 @@ impl Axis {
             Self::Cap => "limit of the guest's CPU time (% of one CPU)",
             Self::Memory => "memory of the guest (MiB)",
             Self::Vcpus => "virtual CPUs of the guest",
+            Self::Pattern => "order in which pages are written",
             Self::Target => "longest pause asked for (ms)",
             Self::Dirty => "pages written since the image before (% of the memory)",
         }
@@ -72,8 +77,19 @@ impl Axis {
             Self::Cap => "CPU cap",
             Self::Memory => "memory size",
             Self::Vcpus => "vCPUs",
+            Self::Pattern => "pattern",
             Self::Target => "target",
             Self::Dirty => "dirty share",
+        }
+    }
+
+    /// From which ratio of its ends on it is logarithmic. Shares of one CPU never are.
+    #[must_use]
+    pub const fn log_from(self) -> f64 {
+        match self {
+            Self::Cap | Self::Pattern => f64::INFINITY,
+            Self::Memory | Self::Vcpus => 4.0,
+            Self::Load | Self::Target | Self::Dirty => 10.0,
         }
     }
 
@@ -95,6 +111,7 @@ impl Axis {
             Self::Cap => or_last(case.cap, "\u{a0}%", "no cap"),
             Self::Memory => X::on(case.memory_mib, ""),
             Self::Vcpus => X::on(u64::from(case.vcpus), ""),
+            Self::Pattern => X::last(&case.load.pattern),
             Self::Target => or_last(case.target_ms, "", "default"),
             Self::Dirty => or_last(case.dirty_percent, "\u{a0}%", "full save"),
         }
@@ -290,8 +307,17 @@ fn study<'a>(name: &'a str, runs: &'a [Run]) -> Study<'a> {
     Study {
         name,
         axis,
-        common: words.first().map(|w| join(w, true)).unwrap_or_default(),
+        common: capital(&words.first().map(|w| join(w, true)).unwrap_or_default()),
         panels: groups.into_iter().enumerate().map(panel).collect(),
+    }
+}
+
+/// As a sentence begins.
+fn capital(words: &str) -> String {
+    let mut chars = words.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
     }
 }
 
@@ -355,6 +381,7 @@ impl Options {
         case.method = Method::Plain;
         match self.axis {
             Axis::Load => case.load.rate.clear(),
+            Axis::Pattern => case.load.pattern.clear(),
             Axis::Cap => case.cap = None,
             Axis::Memory => case.memory_mib = 0,
             Axis::Vcpus => case.vcpus = 0,
@@ -403,16 +430,19 @@ impl Options {
             unless(Axis::Memory, format!("{} MiB", case.memory_mib)),
             unless(Axis::Vcpus, vcpus),
             unless(Axis::Cap, cap),
-            load_words(&case.load, self.axis == Axis::Load),
+            load_words(&case.load, self.axis),
             target.map_or_else(String::new, |ms| format!("target {ms} ms")),
             dirty.map_or_else(String::new, |share| format!("{share}\u{a0}% dirty")),
         ]
     }
 }
 
-fn load_words(load: &Load, without_rate: bool) -> String {
+fn load_words(load: &Load, axis: Axis) -> String {
     if load.is_idle() {
         return "idle".into();
+    }
+    if axis == Axis::Pattern {
+        return format!("{} pages/s", load.rate);
     }
     let pattern = match load.pattern.split_once(':') {
         Some(("hot", mib)) => format!("written in a hot area of {mib} MiB"),
@@ -422,10 +452,10 @@ fn load_words(load: &Load, without_rate: bool) -> String {
             other => format!("written as {other}"),
         },
     };
-    match (without_rate, load.pages_per_second()) {
-        (true, _) => format!("pages {pattern}"),
-        (false, Some(rate)) => format!("{rate} pages/s {pattern}"),
-        (false, None) => format!("as many pages as it can, {pattern}"),
+    match (axis, load.pages_per_second()) {
+        (Axis::Load, _) => format!("pages {pattern}"),
+        (_, Some(rate)) => format!("{rate} pages/s {pattern}"),
+        (_, None) => format!("as many pages as it can, {pattern}"),
     }
 }
 

@@ -120,7 +120,8 @@ pub fn number(value: f64) -> String {
     number_with(value, decimals(value))
 }
 
-/// Median, quartiles and number of values: `71.2 [70.1..74.0] (5)`. Of one value only that value.
+/// Median, quartiles and number of values: `71.2 [70.1..74.0] (5)`. Quartiles that read as the median
+/// does are left out.
 #[must_use]
 pub fn spread(summary: Option<Summary>) -> String {
     let Some(Summary {
@@ -133,10 +134,11 @@ pub fn spread(summary: Option<Summary>) -> String {
     let whole = [q1, median, q3].iter().all(|value| value.fract() == 0.0);
     let decimals = if whole { 0 } else { decimals(median.max(q3)) };
     let number = |value| number_with(value, decimals);
-    if n == 1 {
-        return format!("{} (1)", number(median));
+    let [low, middle, high] = [q1, median, q3].map(number);
+    if low == middle && middle == high {
+        return format!("{middle} ({n})");
     }
-    format!("{} [{}..{}] ({n})", number(median), number(q1), number(q3))
+    format!("{middle} [{low}..{high}] ({n})")
 }
 
 /// The same without the number of values, for tables that have a column for it.
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(range(three), "71.5 [70.8..75.8]");
         let uneven = Summary::of([3.0, 4.0, 5.0]);
         assert_eq!(spread(uneven), "4.00 [3.50..4.50] (3)");
-        assert_eq!(spread(Summary::of([4.0, 4.0])), "4 [4..4] (2)");
+        assert_eq!(spread(Summary::of([4.0, 4.0])), "4 (2)");
         assert_eq!(spread(Summary::of([4.5])), "4.50 (1)");
         assert_eq!(spread(None), NOTHING);
     }

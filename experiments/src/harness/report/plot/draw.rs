@@ -204,10 +204,10 @@ impl Frame {
             width: 1.0,
         };
         svg.path(&points, &style, 1.0);
-        // Named where it leaves the data, below the line.
-        if let Some((x, y)) = points.last() {
+        // Named near its upper end, where it has left the text behind.
+        if let Some((x, y)) = points.get(points.len().saturating_sub(5)) {
             let look = format!("font-size=\"11\" fill=\"{SOFT}\"");
-            svg.text((x - 8.0, y + 22.0), Anchor::End, "equal", &look);
+            svg.text((x + 8.0, y + 10.0), Anchor::Start, "equal", &look);
         }
     }
 

@@ -121,7 +121,7 @@ fn along(study: &Study<'_>, slug: &str, title: &str, measure: Measure) -> Vec<Pl
             slug: slug_of(&[study.name, slug, &panel.title]),
             study: study.name.into(),
             title: titled(title, &panel.title),
-            subtitle: subtitle(study, MARKS),
+            subtitle: subtitle(study, &all, scale),
             x: x.clone(),
             y: (measure.header(), scale),
             series: series.collect(),
@@ -156,10 +156,8 @@ fn targets(study: &Study<'_>) -> Vec<Plot> {
             }
         }
         plot.y.0 = "pause as measured (ms)".into();
-        plot.subtitle = subtitle(
-            study,
-            &format!("{MARKS} On the line the pause is the target."),
-        );
+        let line = " On the line the pause is the target.";
+        plot.subtitle.push_str(line);
         plot.diagonal = true;
     }
     plots
@@ -208,18 +206,13 @@ fn dirty(study: &Study<'_>) -> Vec<Plot> {
         }
     }
     let rounds: Vec<_> = (1..=most).map(|round| round as f64).collect();
-    let (Some(scale), Some(x)) = (Scale::of_values(&all), Scale::of_settings(&rounds)) else {
+    let Some(scale) = Scale::of_values(&all) else {
         return Vec::new();
     };
-    // Rounds are counted one by one, however many there are.
     let x = Scale {
         log: false,
         lo: 0.5,
-        hi: if x.log {
-            most as f64 + 0.5
-        } else {
-            x.hi.max(1.5)
-        },
+        hi: most.max(1) as f64 + 0.5,
     };
     let plot = |(panel, method, series): (&Panel<'_>, Method, Vec<Series>)| Plot {
         slug: slug_of(&[study.name, "dirty", method.key(), &panel.title]),
@@ -228,7 +221,7 @@ fn dirty(study: &Study<'_>) -> Vec<Plot> {
             &format!("Pages dirty after each round, {method}"),
             &panel.title,
         ),
-        subtitle: subtitle(study, MARKS),
+        subtitle: subtitle(study, &all, scale),
         x: Across {
             title: "round".into(),
             scale: Some(x),
@@ -284,7 +277,7 @@ fn across<'a>(axis: Axis, places: impl Iterator<Item = &'a X>) -> Across {
     Across {
         title: axis.title().into(),
         before: labels(Part::First),
-        scale: Scale::of_settings(&values),
+        scale: Scale::of_settings(&values, axis.log_from()),
         ticks,
         after: labels(Part::Last),
     }
@@ -311,8 +304,14 @@ fn titled(title: &str, panel: &str) -> String {
     }
 }
 
-fn subtitle(study: &Study<'_>, marks: &str) -> String {
-    format!("{}. {marks}", study.common)
+fn subtitle(study: &Study<'_>, values: &[f64], scale: Scale) -> String {
+    let nothing = scale.log && values.contains(&0.0);
+    let nothing = if nothing {
+        " What is 0 stands at the lower edge."
+    } else {
+        ""
+    };
+    format!("{}. {MARKS}{nothing}", study.common)
 }
 
 /// A name for a file.
@@ -364,6 +363,7 @@ mod tests {
             "vcpus-gap",
             "increments-time",
             "increments-size",
+            "patterns-gap",
             "forecasts",
         ] {
             assert!(slugs.contains(slug), "{slug} is not in {slugs:?}");

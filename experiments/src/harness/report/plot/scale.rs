@@ -42,12 +42,13 @@ impl Scale {
         }
     }
 
-    /// For what was set by the plan: no longer than needed, with a margin.
+    /// For what was set by the plan: no longer than needed, with a margin; logarithmic from that ratio
+    /// of its ends on.
     #[must_use]
-    pub fn of_settings(values: &[f64]) -> Option<Self> {
+    pub fn of_settings(values: &[f64], log_from: f64) -> Option<Self> {
         let (lo, hi) = ends(values)?;
-        if lo > 0.0 && hi / lo >= LOG_FROM / 2.0 {
-            let margin = (hi / lo).powf(0.05);
+        if lo > 0.0 && hi / lo >= log_from {
+            let margin = ((hi.ln() - lo.ln()) * 0.05).exp();
             return Some(Self {
                 log: true,
                 lo: lo / margin,
@@ -90,7 +91,7 @@ impl Scale {
             let step = step(self.hi - self.lo, 5.0);
             let first = (self.lo / step - 1e-9).ceil() as i64;
             let count = ((self.hi - self.lo) / step + 1e-9).floor().clamp(0.0, 40.0) as i64;
-            let values = (first..=first + count).map(|i| i as f64 * step);
+            let values = (first..=first.saturating_add(count)).map(|i| i as f64 * step);
             let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
             let label = |v| (v, number_with(v, decimals));
             return values.filter(inside).map(label).collect();
@@ -100,12 +101,12 @@ impl Scale {
             self.hi.log10().ceil() as i32,
         );
         // With many decades there is no room for more than the decades.
-        let labelled: &[f64] = match last - first {
+        let labelled: &[f64] = match last.saturating_sub(first) {
             ..=3 => &[1.0, 2.0, 5.0],
             _ => &[1.0],
         };
         let mut ticks = Vec::new();
-        for exponent in first..=last.min(first + 40) {
+        for exponent in first..=last.min(first.saturating_add(40)) {
             for digit in [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0] {
                 let value = digit * 10f64.powi(exponent);
                 let label = if labelled.contains(&digit) {
@@ -165,7 +166,7 @@ mod tests {
         let scale = Scale::of_values(&[0.07, 4.6]).unwrap();
         assert!(scale.log);
         assert!((scale.lo - 0.05).abs() < 1e-9 && (scale.hi - 5.0).abs() < 1e-9);
-        let ticks = ["0.05", "0.10", "0.20", "0.50", "1", "2", "5"];
+        let ticks = ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"];
         assert_eq!(labels(scale), ticks);
         assert!((scale.at(0.5) - 0.5).abs() < 1e-9);
         assert_eq!((scale.at(0.0), scale.at(1e9)), (0.0, 1.0));
@@ -192,7 +193,7 @@ mod tests {
             &[1e18],
         ];
         for values in values {
-            for scale in [Scale::of_values(values), Scale::of_settings(values)] {
+            for scale in [Scale::of_values(values), Scale::of_settings(values, 10.0)] {
                 let scale = scale.unwrap();
                 assert!(scale.hi > scale.lo, "{values:?}: {scale:?}");
                 assert!(scale.ticks().len() < 500);
