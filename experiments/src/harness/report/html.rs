@@ -7,6 +7,7 @@ use super::csv::outcome;
 use super::group::Study;
 use super::plot::Plot;
 use super::plot::svg::escape;
+use super::studies::LOST;
 use super::tables::Table;
 use super::{count, guide};
 use std::collections::BTreeSet;
@@ -195,7 +196,10 @@ impl Page {
         if !table.note.is_empty() {
             self.add(&format!("<p class=\"note\">{}</p>", escape(&table.note)));
         }
-        self.add("<div class=\"wide\" tabindex=\"0\"><table>\n<thead><tr>");
+        let kind = if table.names > 1 { "down" } else { "across" };
+        self.add(&format!(
+            "<div class=\"wide\" tabindex=\"0\"><table class=\"{kind}\">\n<thead><tr>"
+        ));
         let class = |column: usize| match column < table.names {
             true => " class=\"name\"",
             false => "",
@@ -206,12 +210,11 @@ impl Page {
         }
         self.add("</tr></thead>\n<tbody>");
         for row in &table.rows {
-            // Of rows that belong together the first is ruled off.
-            let first = table.names > 1 && row.first().is_some_and(|name| !name.is_empty());
-            let mut line = String::from(if first {
-                "<tr class=\"first\">"
-            } else {
-                "<tr>"
+            // Of rows that belong together the first is ruled off, and so is the sum.
+            let mut line = String::from(match row.first().map(String::as_str) {
+                Some(LOST) => "<tr class=\"sum\">",
+                Some(name) if table.names > 1 && !name.is_empty() => "<tr class=\"first\">",
+                _ => "<tr>",
             });
             for (column, cell) in row.iter().enumerate() {
                 let class = class(column);

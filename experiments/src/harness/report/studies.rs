@@ -11,6 +11,9 @@ use std::cmp::Ordering;
 /// The most rounds that get a column of their own.
 const ROUNDS: usize = 8;
 
+/// The row that counts the runs that are in no median.
+pub const LOST: &str = "failed + spoilt";
+
 /// How the tables with one value in a cell are to be read.
 const SPREAD: &str = "median [lower quartile..upper quartile] (number of runs)";
 
@@ -83,7 +86,7 @@ impl Maker<'_> {
             std::iter::once(x.label.clone()).chain(cells).collect()
         };
         let mut rows: Vec<Vec<_>> = self.panel.places().into_iter().map(row).collect();
-        let mut lost = vec!["failed + spoilt".to_owned()];
+        let mut lost = vec![LOST.to_owned()];
         for method in methods {
             let cells = self.panel.cells().filter(|(_, of, _)| of == method);
             let (failed, spoilt) = cells.fold((0, 0), |(failed, spoilt), (_, _, cell)| {

@@ -6,13 +6,13 @@ use super::svg::{Anchor, Svg, width, wrap};
 use super::{At, Plot, Series};
 
 /// The width of a plot; all its lengths are in these units.
-const WIDTH: f64 = 640.0;
+const WIDTH: f64 = 560.0;
 /// The height of its data.
-const HEIGHT: f64 = 280.0;
+const HEIGHT: f64 = 260.0;
 /// The same where both axes show the same measure.
-const SQUARE: f64 = 380.0;
+const SQUARE: f64 = 360.0;
 /// The width of a place beside the scale.
-const PLACE: f64 = 58.0;
+const PLACE: f64 = 54.0;
 const INK: &str = "#222222";
 const SOFT: &str = "#555555";
 const GRID: &str = "#e4e4e4";

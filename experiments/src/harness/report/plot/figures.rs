@@ -115,7 +115,8 @@ fn along(study: &Study<'_>, slug: &str, title: &str, measure: Measure) -> Vec<Pl
             short: style::short(method).into(),
             style: style::of_method(method),
             points: place(&x, points),
-            joined: true,
+            // Between patterns there is nothing.
+            joined: study.axis != Axis::Pattern,
         });
         plots.push(Plot {
             slug: slug_of(&[study.name, slug, &panel.title]),
@@ -402,6 +403,7 @@ mod tests {
                 node.attribute(name).and_then(|v| v.parse::<f64>().ok())
             };
             let height = number(svg, "height").unwrap();
+            let width = number(svg, "width").unwrap();
             assert!(svg.descendants().any(|node| node.has_tag_name("desc")));
             for node in svg.descendants().filter(|n| n.has_tag_name("text")) {
                 let (x, y) = (number(node, "x").unwrap(), number(node, "y").unwrap());
@@ -412,7 +414,7 @@ mod tests {
                     _ => x,
                 };
                 assert!(
-                    end <= 641.0 && (0.0..=height).contains(&y),
+                    end <= width && (0.0..=height).contains(&y),
                     "{}: {node:?}",
                     plot.slug
                 );

@@ -51,7 +51,7 @@ impl Scale {
             let margin = ((hi.ln() - lo.ln()) * 0.05).exp();
             return Some(Self {
                 log: true,
-                lo: lo / margin,
+                lo: (lo / margin).max(f64::MIN_POSITIVE),
                 hi: hi * margin,
             });
         }
