@@ -26,7 +26,7 @@ pub mod tables;
 use super::manifest::Manifest;
 use super::record::{Outcome, Run};
 use anyhow::{Context, Result, ensure};
-use plot::{draw::draw, figures};
+use plot::{Plot, draw::draw, figures};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -39,6 +39,7 @@ pub fn write(runs: &[Run], manifests: &[Manifest], out: &Path) -> Result<String>
     let studies = group::studies(&runs);
     let mut plots: Vec<_> = studies.iter().flat_map(figures::of_study).collect();
     plots.extend(figures::forecasts(&runs));
+    name_apart(&mut plots);
     let drawn: Vec<_> = plots.iter().map(|plot| (plot, draw(plot))).collect();
     let tables: Vec<_> = studies
         .iter()
@@ -69,6 +70,19 @@ fn once(runs: &[Run]) -> Vec<Run> {
     let mut seen = BTreeSet::new();
     let new = |run: &&Run| seen.insert((run.id.clone(), run.attempt, run.began));
     runs.iter().filter(new).cloned().collect()
+}
+
+/// Gives plots of one name a number: names of studies may differ in what file names leave out.
+fn name_apart(plots: &mut [Plot]) {
+    let mut seen = BTreeSet::new();
+    for plot in plots {
+        let base = plot.slug.clone();
+        let mut number = 1;
+        while !seen.insert(plot.slug.clone()) {
+            number += 1;
+            plot.slug = format!("{base}-{number}");
+        }
+    }
 }
 
 /// Makes the directory of the plots; those of an earlier report would be taken for this one's.
@@ -107,10 +121,11 @@ pub fn count(runs: &[Run]) -> String {
     let good = of(|outcome| matches!(outcome, Outcome::Good));
     let failed = of(|outcome| matches!(outcome, Outcome::Method(_)));
     let spoilt = of(|outcome| matches!(outcome, Outcome::Machine(_)));
-    format!(
-        "{} runs: {good} good, {failed} failed by their method, {spoilt} spoilt by the machine.",
-        runs.len()
-    )
+    let runs = match runs.len() {
+        1 => "1 run".to_owned(),
+        n => format!("{n} runs"),
+    };
+    format!("{runs}: {good} good, {failed} failed by their method, {spoilt} spoilt by the machine.")
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
@@ -179,7 +194,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runs = vec![run(Method::Live, "100", 0, 0.1); 2];
         let text = write(&runs, &[], dir.path()).unwrap();
-        assert!(text.starts_with("1 runs: 1 good"), "{text}");
+        assert!(text.starts_with("1 run: 1 good"), "{text}");
+    }
+
+    #[test]
+    fn studies_whose_names_look_alike_have_plots_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = ["a b", "a/b"].map(|study| {
+            let mut run = run(Method::Live, "100", 0, 0.1);
+            run.planned.case.study = study.into();
+            run.id = run.planned.id();
+            run
+        });
+        write(&runs, &[], dir.path()).unwrap();
+        assert!(dir.path().join("plots/a-b-gap.svg").exists());
+        assert!(dir.path().join("plots/a-b-gap-2.svg").exists());
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn runs() -> Vec<Run> {
     for target_ms in [Some(20), Some(50), Some(100), Some(200), Some(500), None] {
         made.case("targets", Method::Live, |case| case.target_ms = target_ms);
         made.case("targets", Method::Improved, |case| {
-            case.target_ms = target_ms
+            case.target_ms = target_ms;
         });
     }
     for memory_mib in [128, 256, 512, 1024] {
@@ -68,7 +68,7 @@ pub fn runs() -> Vec<Run> {
         }
     }
     made.case("increments", Method::Improved, |case| {
-        case.load = load("idle")
+        case.load = load("idle");
     });
     for share in [1, 5, 10, 25, 50] {
         made.case("increments", Method::Increment, |case| {
@@ -77,7 +77,7 @@ pub fn runs() -> Vec<Run> {
     }
     for pattern in ["ring", "random", "hot:16"] {
         made.case("patterns", Method::Improved, |case| {
-            case.load.pattern = pattern.into()
+            case.load.pattern = pattern.into();
         });
     }
     made.spoil();

@@ -81,7 +81,8 @@ impl Frame {
         let ticks = plot.y.1.ticks();
         let widest = ticks.iter().map(|(_, label)| width(label, 12.0));
         let left = 38.0 + widest.fold(0.0, f64::max);
-        let right = WIDTH - 12.0 - labels;
+        // The last label below may stand out by half its width.
+        let right = WIDTH - f64::max(20.0, 12.0 + labels);
         let height = if plot.diagonal { SQUARE } else { HEIGHT };
         let (before, after) = (plot.x.before.len() as f64, plot.x.after.len() as f64);
         // Without numbers the places have the whole width.
@@ -174,6 +175,10 @@ impl Frame {
         let mut free = 0.0;
         for (at, label) in before.chain(on).chain(after) {
             let x = self.x(plot, at);
+            if label.is_empty() {
+                svg.line((x, self.bottom), (x, self.bottom + 3.0), SOFT, 1.0);
+                continue;
+            }
             svg.line((x, self.bottom), (x, self.bottom + 5.0), INK, 1.0);
             let half = width(label, 12.0) / 2.0;
             if x - half >= free {
@@ -204,11 +209,6 @@ impl Frame {
             width: 1.0,
         };
         svg.path(&points, &style, 1.0);
-        // Named near its upper end, where it has left the text behind.
-        if let Some((x, y)) = points.get(points.len().saturating_sub(5)) {
-            let look = format!("font-size=\"11\" fill=\"{SOFT}\"");
-            svg.text((x + 8.0, y + 10.0), Anchor::Start, "equal", &look);
-        }
     }
 
     fn band(&self, plot: &Plot, ends: (f64, f64), band: (f64, f64), svg: &mut Svg) {

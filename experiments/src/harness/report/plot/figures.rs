@@ -143,9 +143,11 @@ fn targets(study: &Study<'_>) -> Vec<Plot> {
     );
     for plot in &mut plots {
         if let Some(scale) = plot.x.scale {
-            let ends = [scale.lo, scale.hi, plot.y.1.lo, plot.y.1.hi];
+            let mut ends = vec![scale.lo, scale.hi];
+            let points = plot.series.iter().flat_map(|series| &series.points);
+            ends.extend(points.flat_map(|point| &point.values));
             // A line of equal values is straight if both axes are of one kind.
-            let positive: Vec<_> = ends.into_iter().filter(|v| *v > 0.0).collect();
+            let positive: Vec<_> = ends.iter().copied().filter(|v| *v > 0.0).collect();
             let log = scale.log || plot.y.1.log;
             let values: &[f64] = if log { &positive } else { &ends };
             if let Some(mut both) = Scale::of_values(values)
