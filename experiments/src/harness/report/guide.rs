@@ -82,9 +82,9 @@ pub const TERMS: [(&str, &str); 10] = [
 /// How values are put together.
 pub const NUMBERS: &str = "\
 Tables show medians, with the lower and the upper quartile in brackets and the number of runs in \
-parentheses or in column n. Quartiles are interpolated between the sorted values (R's type 7). Of so few \
-runs they show how far runs are apart, no more. A dash stands where nothing is known. MB are 1 000 000 \
-bytes, MiB are 1 048 576.";
+parentheses or in column n. Quartiles are interpolated between the sorted values (R's type 7); they are \
+left out where they read as the median does. Of so few runs they show how far runs are apart, no more. A \
+dash stands where nothing is known. MB are 1 000 000 bytes, MiB are 1 048 576.";
 
 /// What has to be said of an emulated machine.
 pub const EMULATED: &str = "\

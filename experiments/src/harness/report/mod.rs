@@ -11,6 +11,7 @@
 //!
 //! The same runs make the same files, byte for byte.
 
+pub mod axis;
 pub mod csv;
 pub mod group;
 pub mod guide;
@@ -209,6 +210,37 @@ mod tests {
         write(&runs, &[], dir.path()).unwrap();
         assert!(dir.path().join("plots/a-b-gap.svg").exists());
         assert!(dir.path().join("plots/a-b-gap-2.svg").exists());
+    }
+
+    #[test]
+    fn odd_values_do_no_harm() {
+        let odd = [0.0, -1.0, 1e-300, 1e300, f64::NAN, f64::INFINITY];
+        let mut runs = Vec::new();
+        for (index, value) in odd.into_iter().enumerate() {
+            for study in group::KNOWN {
+                let mut run = run(Method::Improved, "0", index as u32, value);
+                let case = &mut run.planned.case;
+                case.study = study.into();
+                (case.memory_mib, case.vcpus) = (0, 0);
+                case.cap = Some(index as u32 * 1_000_000);
+                (case.target_ms, case.dirty_percent) = (Some(0), Some(u32::MAX));
+                if let Some(measured) = &mut run.measured {
+                    measured.rounds.clear();
+                    (measured.total_s, measured.work_lost_s) = (value, value);
+                    measured.image_bytes = u64::MAX;
+                }
+                runs.push(run);
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write(&runs, &[], dir.path()).unwrap();
+        for (name, bytes) in files(dir.path()) {
+            if name.ends_with(".svg") {
+                let text = String::from_utf8(bytes).unwrap();
+                roxmltree::Document::parse(&text).unwrap();
+                assert!(!text.contains("NaN") && !text.contains("inf"), "{name}");
+            }
+        }
     }
 
     #[test]

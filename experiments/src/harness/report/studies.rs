@@ -2,7 +2,8 @@
 
 use super::super::case::Method;
 use super::super::record::Measured;
-use super::group::{Axis, Cell, Panel, Study, X};
+use super::axis::{Axis, X};
+use super::group::{Cell, Panel, Study};
 use super::measure::{self, Measure};
 use super::stats::Summary;
 use super::tables::{NOTHING, Table, number_with, range, spread};

@@ -2,7 +2,8 @@
 
 use super::super::super::case::Method;
 use super::super::super::record::Run;
-use super::super::group::{Axis, Panel, Part, Study, X};
+use super::super::axis::{Axis, Part, X};
+use super::super::group::{Panel, Study};
 use super::super::measure::{self, Measure};
 use super::super::studies::dirty_per_round;
 use super::scale::Scale;
