@@ -252,7 +252,7 @@ impl Options {
             } else {
                 guest
             },
-            unless(Axis::Memory, format!("{} MiB", case.memory_mib)),
+            unless(Axis::Memory, format!("{}\u{a0}MiB", case.memory_mib)),
             unless(Axis::Vcpus, vcpus),
             unless(Axis::Cap, cap),
             load_words(&case.load, self.axis),
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(studies[0].panels.len(), 1);
         let labels = labels(&studies[0].panels[0]);
         assert_eq!(labels, ["idle", "100", "5000", "20000", "max"]);
-        assert!(studies[0].common.contains("256 MiB"));
+        assert!(studies[0].common.contains("256\u{a0}MiB"));
         assert!(studies[0].common.contains("pages written in a ring"));
     }
 
@@ -338,8 +338,8 @@ mod tests {
         let studies = studies(&runs);
         let panels = &studies[0].panels;
         assert_eq!(panels.len(), 2);
-        assert_eq!(panels[0].title, "256 MiB");
-        assert_eq!(panels[1].title, "1024 MiB");
+        assert_eq!(panels[0].title, "256\u{a0}MiB");
+        assert_eq!(panels[1].title, "1024\u{a0}MiB");
         let caps = ["idle", "20\u{a0}%", "50\u{a0}%", "no cap"];
         assert_eq!(labels(&panels[1]), caps);
         assert!(!studies[0].common.contains("cap"));
