@@ -86,6 +86,11 @@ pub struct Study<'a> {
 #[must_use]
 pub fn studies(runs: &[Run]) -> Vec<Study<'_>> {
     let mut names: Vec<_> = runs.iter().map(|run| &*run.planned.case.study).collect();
+    // A plan cannot have an idle guest without caps in a study of caps, so it is a study beside it. It
+    // is the end of their axis.
+    if names.contains(&"caps") {
+        names.retain(|name| *name != "idle");
+    }
     let rank = |name: &str| KNOWN.iter().position(|known| *known == name);
     names.sort_by_key(|name| (rank(name).unwrap_or(KNOWN.len()), *name));
     names.dedup();
@@ -95,7 +100,10 @@ pub fn studies(runs: &[Run]) -> Vec<Study<'_>> {
 fn study<'a>(name: &'a str, runs: &'a [Run]) -> Study<'a> {
     let runs: Vec<_> = runs
         .iter()
-        .filter(|run| run.planned.case.study == name)
+        .filter(|run| {
+            let of = &*run.planned.case.study;
+            of == name || (name == "caps" && of == "idle")
+        })
         .collect();
     let cases: BTreeSet<_> = runs.iter().map(|run| &run.planned.case).collect();
     let axis = Axis::of(name, &cases);
@@ -204,6 +212,7 @@ impl Options {
     fn strip(&self, case: &Case) -> Case {
         let mut case = case.clone();
         case.method = Method::Plain;
+        case.study.clear();
         match self.axis {
             Axis::Load => case.load.rate.clear(),
             Axis::Pattern => case.load.pattern.clear(),
@@ -343,6 +352,21 @@ mod tests {
         let caps = ["idle", "20\u{a0}%", "50\u{a0}%", "no cap"];
         assert_eq!(labels(&panels[1]), caps);
         assert!(!studies[0].common.contains("cap"));
+    }
+
+    #[test]
+    fn the_idle_study_is_an_end_of_the_caps_and_stands_alone_without_them() {
+        let idle = changed("idle", |case| {
+            case.load.pattern = "idle".into();
+            case.load.rate = "0".into();
+        });
+        let capped = changed("caps", |case| case.cap = Some(20));
+        let both = [idle.clone(), capped];
+        let joined = studies(&both);
+        assert_eq!(joined.len(), 1);
+        let places = labels(&joined[0].panels[0]);
+        assert_eq!((joined[0].name, places.len()), ("caps", 2));
+        assert_eq!(studies(&[idle])[0].name, "idle");
     }
 
     #[test]

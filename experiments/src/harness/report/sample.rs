@@ -39,7 +39,7 @@ pub fn runs() -> Vec<Run> {
                     case.load = load("20000");
                 });
                 if cap.is_none() {
-                    made.case("caps", method, |case| {
+                    made.case("idle", method, |case| {
                         (case.memory_mib, case.load) = (memory_mib, load("idle"));
                     });
                 }
