@@ -27,30 +27,35 @@ pub fn runs() -> Vec<Run> {
         }
     }
     for memory_mib in [256, 1024] {
-        for cap in [Some(10), Some(20), Some(40), Some(60), Some(80), None] {
-            for method in [
-                Method::StockLive,
-                Method::MigratedPipe,
-                Method::Live,
-                Method::Improved,
-            ] {
+        let methods = [
+            Method::Plain,
+            Method::StockLive,
+            Method::MigratedPipe,
+            Method::Live,
+            Method::Improved,
+        ];
+        for method in methods {
+            for cap in [1, 5, 10, 20, 40, 60, 80, 100, 0] {
                 made.case("caps", method, |case| {
-                    (case.memory_mib, case.cap) = (memory_mib, cap);
-                    case.load = load("20000");
+                    case.memory_mib = memory_mib;
+                    case.cap = Some(cap).filter(|cap| *cap > 0);
+                    case.load = load("max");
                 });
-                if cap.is_none() {
-                    made.case("idle", method, |case| {
-                        (case.memory_mib, case.load) = (memory_mib, load("idle"));
-                    });
-                }
             }
+            made.case("idle", method, |case| {
+                (case.memory_mib, case.load) = (memory_mib, load("idle"));
+            });
         }
     }
-    for target_ms in [Some(20), Some(50), Some(100), Some(200), Some(500), None] {
-        made.case("targets", Method::Live, |case| case.target_ms = target_ms);
-        made.case("targets", Method::Improved, |case| {
-            case.target_ms = target_ms;
-        });
+    for rate in ["20000", "max"] {
+        for target_ms in [Some(20), Some(50), Some(100), Some(200), Some(500), None] {
+            for method in [Method::Live, Method::Improved] {
+                made.case("targets", method, |case| {
+                    (case.target_ms, case.load) = (target_ms, load(rate));
+                    case.load.pattern = "random".into();
+                });
+            }
+        }
     }
     for memory_mib in [128, 256, 512, 1024] {
         for method in [

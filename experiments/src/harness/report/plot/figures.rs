@@ -362,7 +362,7 @@ mod tests {
             "caps-rounds-256-mib",
             "caps-dirty-live-256-mib",
             "caps-dirty-improved-1024-mib",
-            "targets-pause",
+            "targets-pause-20000-pages-s-written-at-random",
             "memory-gap",
             "vcpus-gap",
             "increments-time",
