@@ -185,7 +185,7 @@ impl Frame {
                 let fill = format!("fill=\"{INK}\"");
                 let at = (x, self.bottom + 19.0);
                 svg.text(at, Anchor::Middle, label, &fill);
-                free = x + half + 4.0;
+                free = x + half + 1.0;
             }
         }
         // The scale does not go on to the places beside it.

@@ -82,8 +82,9 @@ pub const fn short(method: Method) -> &'static str {
 /// so that their order is seen without colour too.
 #[must_use]
 pub fn of_step(step: usize, steps: usize) -> Style {
-    const COLOURS: [&str; 7] = [
-        "#440154", "#443983", "#31688e", "#21918c", "#35b779", "#7fc241", "#c0b400",
+    const COLOURS: [&str; 11] = [
+        "#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70",
+        "#7ad151", "#a8c61f", "#c0b400",
     ];
     const MARKERS: [Marker; 7] = [
         Marker::Circle,
