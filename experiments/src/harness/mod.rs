@@ -11,6 +11,7 @@ mod passes;
 pub mod plan;
 pub mod progress;
 pub mod record;
+pub mod report;
 pub mod sweep;
 mod sys;
 pub mod testbed;
