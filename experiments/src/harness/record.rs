@@ -155,6 +155,14 @@ impl Store {
         Ok(())
     }
 
+    /// Adds those runs of another file that are not here yet.
+    pub fn take_over(&mut self, other: Vec<Run>) -> Result<()> {
+        let key = |run: &Run| (run.id.clone(), run.attempt, run.began);
+        let known: HashSet<_> = self.runs.iter().map(key).collect();
+        let new = other.into_iter().filter(|run| !known.contains(&key(run)));
+        new.into_iter().try_for_each(|run| self.add(run))
+    }
+
     /// The runs that need not be made again: measured, or failed by their method.
     #[must_use]
     pub fn settled(&self) -> HashSet<&str> {
@@ -288,6 +296,24 @@ pub(crate) mod tests {
         store.add(plain).unwrap();
         assert_eq!(read(dir.path()).unwrap(), store.runs);
         assert_eq!(store.settled().len(), 2);
+    }
+
+    #[test]
+    fn runs_are_taken_over_once() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut second = Store::open(other.path()).unwrap();
+        let (one, two) = (
+            run(Method::Live, "100", 0, 0.1),
+            run(Method::Live, "100", 1, 0.1),
+        );
+        store.add(one.clone()).unwrap();
+        second.add(one).unwrap();
+        second.add(two).unwrap();
+        for _ in 0..2 {
+            store.take_over(read(other.path()).unwrap()).unwrap();
+        }
+        assert_eq!(store.runs, second.runs);
     }
 
     #[test]

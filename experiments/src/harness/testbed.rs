@@ -3,13 +3,17 @@
 
 use super::manifest::MANIFEST;
 use super::plan::Plan;
-use super::record::{RUNS, Store};
+use super::record::{self, RUNS, Store};
 use super::sweep::open_runs;
+use crate::dom0::process::signal_process;
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// Memory of a dom0 that need not hold large images, in MiB; the testbed's default.
 const DOM0_MIB: u64 = 3072;
@@ -35,6 +39,9 @@ pub struct Testbed {
     pub scheduler: String,
 }
 
+/// Where the last boot's own results are, beside the runs: consoles and logs.
+const BOOT: &str = "testbed";
+
 /// The name of the plan in what dom0 is given.
 const PLAN: &str = "plan.toml";
 
@@ -47,12 +54,14 @@ impl Testbed {
                 self.script.display()
             );
         }
+        // What a boot has left whose harness was killed.
+        bring_back(results)?;
         for boot in 0..MOST_BOOTS {
             let before = open(plan, results)?;
             if before == 0 {
                 return Ok(true);
             }
-            let status = self.boot(plan, results, boot > 0 || self.no_build)?;
+            let status = self.boot(plan, results, boot > 0 || self.no_build, stop)?;
             let after = open(plan, results)?;
             if after == 0 {
                 return Ok(true);
@@ -68,10 +77,15 @@ impl Testbed {
         Ok(false)
     }
 
-    fn boot(&self, plan: &Plan, results: &Path, no_build: bool) -> Result<String> {
-        let work = tempfile::tempdir().context("cannot make a directory")?;
-        let (extra, back) = (work.path().join("extra"), work.path().join("back"));
-        fs::create_dir_all(&extra)?;
+    fn boot(
+        &self,
+        plan: &Plan,
+        results: &Path,
+        no_build: bool,
+        stop: &AtomicBool,
+    ) -> Result<String> {
+        let extra = tempfile::tempdir().context("cannot make a directory")?;
+        let extra = extra.path();
         fs::write(extra.join(PLAN), &self.plan)?;
         for name in [RUNS, MANIFEST] {
             if results.join(name).exists() {
@@ -80,6 +94,11 @@ impl Testbed {
         }
         fs::write(extra.join("arguments"), self.arguments.join(" "))?;
         fs::write(extra.join("commit"), commit().unwrap_or_default())?;
+        let back = results.join(BOOT);
+        if back.exists() {
+            fs::remove_dir_all(&back)
+                .with_context(|| format!("cannot remove {}", back.display()))?;
+        }
         let (machine, dom0) = memory(plan);
         let mut command = Command::new(&self.script);
         command
@@ -87,31 +106,49 @@ impl Testbed {
             .arg(self.minutes.to_string())
             .args(["--memory", &machine.to_string()])
             .args(["--dom0-memory", &dom0.to_string(), "--extra"])
-            .arg(&extra)
+            .arg(extra)
             .arg("--results")
             .arg(&back)
             .args(["--shell-command", IN_DOM0]);
         if no_build {
             command.arg("--no-build");
         }
-        let status = command
-            .status()
-            .with_context(|| format!("{} could not be started", self.script.display()))?;
-        fs::create_dir_all(results)?;
-        for name in [RUNS, MANIFEST] {
-            let from = back.join("experiments").join(name);
-            if from.exists() {
-                fs::copy(&from, results.join(name))
-                    .with_context(|| format!("cannot bring back {name}"))?;
-            }
-        }
-        // Of the last boot only: what is needed when something went wrong.
-        let console = back.join("console.log");
-        if console.exists() {
-            fs::copy(console, results.join("console.log"))?;
-        }
+        let status = wait(&mut command, stop)?;
+        bring_back(results)?;
         Ok(status.to_string())
     }
+}
+
+/// Runs the script to its end; asked to stop, it brings back what there is.
+fn wait(command: &mut Command, stop: &AtomicBool) -> Result<ExitStatus> {
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("{command:?} could not be started"))?;
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if stop.load(Ordering::Relaxed) && !told {
+            told = true;
+            signal_process(child.id(), Signal::TERM)?;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Takes over what the last boot has measured.
+fn bring_back(results: &Path) -> Result<()> {
+    let from = results.join(BOOT).join("experiments");
+    if from.join(RUNS).exists() {
+        Store::open(results)?.take_over(record::read(&from)?)?;
+    }
+    // Dom0 was given those before, and has added its own.
+    if from.join(MANIFEST).exists() {
+        fs::copy(from.join(MANIFEST), results.join(MANIFEST))
+            .context("cannot bring back the manifest")?;
+    }
+    Ok(())
 }
 
 /// What dom0 does.
