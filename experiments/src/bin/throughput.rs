@@ -105,8 +105,8 @@ fn all_sizes(sizes: &[u64], asked: bool) -> Result<()> {
         "guest", "dd GiB/s", "livesave GiB/s", "ratio", "threads", "resident", "image"
     );
     for &gib in sizes {
-        if let Some(lack) = lack(gib)? {
-            ensure!(asked, "{gib} GiB: {lack}");
+        // Without sizes it is a test, which is to run where there is any chance that they fit.
+        if asked && let Some(lack) = lack(gib)? {
             println!("{gib} GiB: left out: {lack}");
             continue;
         }
