@@ -15,6 +15,7 @@ pub mod kills;
 pub mod lines;
 pub mod mixed;
 pub mod native;
+pub mod peers;
 pub mod records;
 pub mod suite;
 pub mod workload;

@@ -63,19 +63,21 @@ pub fn save(
     compression: Option<Compression>,
     options: Options,
 ) -> Result<Report> {
-    let cancel = Cancel::new();
     let mut domain = EmbeddedDomain::new(guest.clone());
+    save_domain(&mut domain, path, compression, options)
+}
+
+/// The same of a guest that may have a cap of its own.
+pub fn save_domain(
+    domain: &mut EmbeddedDomain,
+    path: &Path,
+    compression: Option<Compression>,
+    options: Options,
+) -> Result<Report> {
+    let cancel = Cancel::new();
     let mut sink = AnyImage::create(path, Existing::Keep, compression, &cancel)?;
     let mut disks = MemoryOnly;
-    let report = Save::new(
-        &mut domain,
-        &mut sink,
-        &mut disks,
-        &mut Silent,
-        &cancel,
-        options,
-    )
-    .run()?;
+    let report = Save::new(domain, &mut sink, &mut disks, &mut Silent, &cancel, options).run()?;
     Ok(report)
 }
 

@@ -8,9 +8,8 @@
 //! Before, what superseded copies and their compaction cost. Fails where a ratio lies below its bar.
 //! `compression [GiB]`; 1 GiB otherwise.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +18,7 @@ use experiments::mixed::Mixed;
 use experiments::native::{
     DIRECTORY, GUEST, THREADS, ZSTD, median, mixed_guest, options, peak_resident, save,
 };
+use experiments::peers::{self, memory_of, time};
 use snapshot::embedded::{EmbeddedGuest, GuestSpec, Pattern, guest_main};
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
@@ -118,20 +118,12 @@ struct Times {
 
 impl Times {
     fn take(guest: &Arc<EmbeddedGuest>, directory: &Path) -> Result<Self> {
-        let memory = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            guest.memory().file().as_raw_fd()
-        );
+        let memory = memory_of(guest);
         let path = |name: &str| -> PathBuf { directory.join(name) };
         let mut times = Self::default();
         for _ in 0..TURNS {
             let (out, image) = (path("memory.zst"), path("image.xl.zst"));
-            let mut zstd = Command::new("zstd");
-            zstd.args(["-1", "-T2", "-q", "-f", "-o"])
-                .arg(&out)
-                .arg(&memory);
-            times.zstd.push(time(&mut zstd)?);
+            times.zstd.push(peers::zstd(&memory, &out)?);
             times.by_zstd = out.metadata()?.len();
             std::fs::remove_file(&out)?;
             let report = save(guest, &image, Some(ZSTD), options())?;
@@ -143,10 +135,7 @@ impl Times {
             std::fs::remove_file(&image)?;
 
             let (out, image) = (path("dd"), path("image.xl"));
-            let mut dd = Command::new("dd");
-            dd.arg(format!("if={memory}"))
-                .arg(format!("of={}", out.display()));
-            times.dd.push(time(dd.args(["bs=1M", "status=none"]))?);
+            times.dd.push(peers::dd(&memory, &out)?);
             std::fs::remove_file(&out)?;
             times
                 .raw_save
@@ -193,16 +182,6 @@ impl Times {
         ensure!(failed.is_empty(), "{}", failed.join("; "));
         Ok(())
     }
-}
-
-fn time(command: &mut Command) -> Result<f64> {
-    let began = Instant::now();
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("Failed to run {command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(began.elapsed().as_secs_f64())
 }
 
 fn verified(path: &Path) -> Result<f64> {

@@ -3,14 +3,18 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use experiments::dom0::guest::{KERNEL, RAMDISK};
+use experiments::harness::case::Backend;
+use experiments::harness::embedded::Embedded;
 use experiments::harness::manifest::{self, MANIFEST, Machine, Manifest};
 use experiments::harness::plan::{Dom0, Plan};
 use experiments::harness::progress::Progress;
 use experiments::harness::record::{self, Run, Store};
 use experiments::harness::sweep::{Ended, Runner, open_runs, seconds_since_1970, sweep};
-use experiments::harness::testbed::Testbed;
+use experiments::harness::testbed::{self, Testbed};
 use experiments::harness::xen::XenHost;
 use experiments::harness::{meter, report, wire};
+use experiments::native::GUEST;
+use snapshot::embedded::guest_main;
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -133,6 +137,17 @@ struct Where {
     /// minutes) or `full` (hours).
     #[arg(long, value_name = "PLAN")]
     on_testbed: Option<PathBuf>,
+    /// On embedded guests: child processes whose memory the kernel tracks. Native speed, no Xen. PLAN
+    /// is a file, or `embedded`.
+    #[arg(long, value_name = "PLAN")]
+    embedded: Option<PathBuf>,
+}
+
+impl Where {
+    fn plan(&self) -> Option<&Path> {
+        let given = [&self.on_testbed, &self.on_this_dom0, &self.embedded];
+        given.into_iter().flatten().map(PathBuf::as_path).next()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +161,10 @@ struct ReportArgs {
 }
 
 fn main() -> ExitCode {
+    // This program is its own embedded guests, too.
+    if std::env::args().nth(1).is_some_and(|arg| arg == GUEST) {
+        return guest_main(std::env::args_os().skip(2));
+    }
     let cli = Cli::parse();
     match perform(cli.task) {
         Ok(code) => code,
@@ -183,12 +202,7 @@ fn perform(task: Task) -> Result<ExitCode> {
 }
 
 fn run(args: &RunArgs) -> Result<ExitCode> {
-    let name = args
-        .at
-        .on_testbed
-        .as_ref()
-        .or(args.at.on_this_dom0.as_ref());
-    let name = name.context("no plan")?;
+    let name = args.at.plan().context("no plan")?;
     let (plan, text) = match plan(name, args) {
         Ok(found) => found,
         Err(error) => {
@@ -293,11 +307,36 @@ fn here(args: &RunArgs, plan: &Plan, text: String, stop: &AtomicBool) -> Result<
     } else {
         plan.dom0.clone()
     };
-    let mut runner: Box<dyn Runner> = Box::new(XenHost::new(&dom0)?);
+    let embedded = args.at.embedded.is_some();
+    let wanted = if embedded {
+        Backend::Embedded
+    } else {
+        Backend::Xen
+    };
+    if let Some(run) = plan.runs().iter().find(|run| run.case.backend != wanted) {
+        bail!(
+            "study {:?} has {} guests, which cannot be had this way",
+            run.case.study,
+            run.case.guest
+        );
+    }
+    let mut runner: Box<dyn Runner> = if embedded {
+        Box::new(Embedded::new()?)
+    } else {
+        Box::new(XenHost::new(&dom0)?)
+    };
     let mut store = Store::open(&args.results)?;
     let manifest = Manifest {
-        livesave: manifest::version_of(&dom0.livesave)?,
-        commit: args.commit.clone().filter(|commit| !commit.is_empty()),
+        livesave: if embedded {
+            format!("livesave {}, as a library", env!("CARGO_PKG_VERSION"))
+        } else {
+            manifest::version_of(&dom0.livesave)?
+        },
+        commit: args
+            .commit
+            .clone()
+            .filter(|commit| !commit.is_empty())
+            .or_else(testbed::commit),
         arguments: std::env::args().skip(1).collect(),
         plan: text,
         began: seconds_since_1970(),

@@ -1,9 +1,10 @@
 //! The harness: what is measured, the runs, and the tables and plots of them.
 //!
 //! [`plan`] says which runs a sweep is made of; [`sweep`] makes them by a [`sweep::Runner`] ([`xen`]
-//! on a real Xen) and stores each ([`record`]). Nothing of a run is kept in memory only.
+//! on a real Xen, [`embedded`] without one) and stores each ([`record`]). Nothing of a run is kept in memory only.
 
 pub mod case;
+pub mod embedded;
 pub mod manifest;
 pub mod meter;
 mod methods;
@@ -12,6 +13,7 @@ pub mod plan;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod room;
 pub mod sweep;
 mod sys;
 pub mod testbed;

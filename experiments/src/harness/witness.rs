@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(2);
 const PRIORITY: i32 = 60;
+/// A stall of more than this share of the gap may be what the gap is made of.
+const SHARE: f64 = 0.3;
 
 /// What it saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,6 +53,13 @@ impl Witness {
     }
 }
 
+/// Whether a stall spoils a gap: it is a good part of it, and not harmless. What is depends on the
+/// machine: on an emulated one hypercalls take milliseconds, in which nobody else runs.
+#[must_use]
+pub fn spoils(stall: Duration, gap: Duration, harmless: Duration) -> bool {
+    stall >= harmless && stall >= gap.mul_f64(SHARE)
+}
+
 fn watch(domain: Option<&Domain>, until: &AtomicBool) -> Seen {
     // Without the right to it, what it sees is less exact.
     let _ = workload::real_time(PRIORITY);
@@ -83,6 +92,24 @@ fn watch(domain: Option<&Domain>, until: &AtomicBool) -> Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stall_counts_beside_the_gap_it_may_have_made() {
+        for (stall, gap, spoilt) in [
+            (19, 1, false),
+            (20, 50, true),
+            (21, 90, false),
+            (300, 1000, true),
+            (200, 1000, false),
+        ] {
+            let ms = Duration::from_millis;
+            assert_eq!(
+                spoils(ms(stall), ms(gap), ms(20)),
+                spoilt,
+                "{stall} ms beside {gap} ms"
+            );
+        }
+    }
 
     #[test]
     fn without_a_domain_it_sees_the_machine() {

@@ -5,7 +5,7 @@ use super::methods::{self, Made, Tools};
 use super::plan::{Dom0, Shape};
 use super::record::{Measured, Outcome, Pass};
 use super::sweep::Runner;
-use super::witness::{Seen, Witness};
+use super::witness::{self, Seen, Witness};
 use crate::dom0::console::Console;
 use crate::dom0::guest::{Guest, Progress};
 use crate::dom0::hypervisor::Domain;
@@ -22,8 +22,8 @@ const NAME: &str = "livesave-experiment";
 const SETTLE: Duration = Duration::from_secs(1);
 /// For how long its pace before the save is watched.
 const BASELINE: Duration = Duration::from_secs(2);
-/// The machine spoils a run if it stood still for that long, and for that share of the gap.
-const STALL: (Duration, f64) = (Duration::from_millis(40), 0.3);
+/// A stall of less spoils nothing here.
+const HARMLESS: Duration = Duration::from_millis(40);
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = 256;
 
@@ -392,8 +392,8 @@ fn of_passes(passes: &[u64]) -> (Vec<Pass>, Option<u64>, u64) {
 
 /// Whether the machine spoilt the run.
 fn judge(measured: &Measured, seen: Seen) -> Outcome {
-    let (least, share) = STALL;
-    if seen.stall >= least && seen.stall.as_secs_f64() >= share * measured.gap_s {
+    let gap = Duration::from_secs_f64(measured.gap_s);
+    if witness::spoils(seen.stall, gap, HARMLESS) {
         let ms = seen.stall.as_millis();
         return Outcome::Machine(format!("it stood still for {ms} ms"));
     }
