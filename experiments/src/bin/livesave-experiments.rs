@@ -8,7 +8,7 @@ use experiments::harness::embedded::Embedded;
 use experiments::harness::manifest::{self, MANIFEST, Machine, Manifest};
 use experiments::harness::plan::{Dom0, Plan};
 use experiments::harness::progress::Progress;
-use experiments::harness::record::{self, Run, Store};
+use experiments::harness::record::{self, Outcome, Run, Store};
 use experiments::harness::sweep::{Ended, Runner, open_runs, seconds_since_1970, sweep};
 use experiments::harness::testbed::{self, Testbed};
 use experiments::harness::xen::XenHost;
@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Measures ways to save a running guest beside each other: plain save, Xen's own live loop,
@@ -41,7 +41,8 @@ Exit codes:
   0    all runs were made
   1    something failed that is not listed here
   2    the command line or the plan is wrong
-  3    a method failed, or runs could not be measured; the tables say which
+  3    a method failed; the tables say which
+  4    no method failed, but runs are missing: the machine spoilt them, or the time was up
   130  interrupted; what was measured is stored";
 
 #[derive(Debug, Subcommand)]
@@ -98,6 +99,9 @@ struct RunArgs {
     /// With --on-testbed: minutes from each boot on.
     #[arg(long, value_name = "MINUTES", default_value_t = 170)]
     timeout: u64,
+    /// With --on-testbed: boot it so often at most.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    boots: u32,
     /// With --on-testbed: Xen's scheduler.
     #[arg(long, default_value = "credit", value_parser = ["credit", "credit2"])]
     sched: String,
@@ -175,7 +179,8 @@ fn main() -> ExitCode {
     }
 }
 
-const SOME_FAILED: u8 = 3;
+const METHOD_FAILED: u8 = 3;
+const SOME_MISSING: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
 fn perform(task: Task) -> Result<ExitCode> {
@@ -228,6 +233,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
             plan: text,
             arguments: args.changes(),
             minutes: args.timeout,
+            boots: args.boots,
             no_build: args.no_build,
             scheduler: args.sched.clone(),
         };
@@ -237,10 +243,12 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     if !complete {
         eprintln!(
-            "interrupted; {} runs are left, the same command goes on with them",
+            "{} runs are left; the same command goes on with them",
             open_runs(&plan, &Store::open(&args.results)?).len()
         );
-        return Ok(ExitCode::from(INTERRUPTED));
+        if stop.load(Ordering::Relaxed) {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     // The testbed's dom0 hands its runs on; whoever started it makes the report.
     if !args.testbed_dom0 {
@@ -248,17 +256,24 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         print!("{}", report::write(&runs, &manifests, &args.results)?);
         eprintln!("\nreport: {}", args.results.join("report.html").display());
     }
-    let store = Store::open(&args.results)?;
+    how_it_went(&plan, &Store::open(&args.results)?)
+}
+
+/// The exit code for what is stored of a plan.
+fn how_it_went(plan: &Plan, store: &Store) -> Result<ExitCode> {
+    let failed = |run: &&Run| matches!(run.outcome, Outcome::Method(_));
     let good = store.runs.iter().filter(|run| run.good().is_some());
     let good: HashSet<&str> = good.map(|run| run.id.as_str()).collect();
-    let all_good = plan
+    Ok(if store.runs.iter().filter(failed).count() > 0 {
+        ExitCode::from(METHOD_FAILED)
+    } else if plan
         .runs()
         .iter()
-        .all(|run| good.contains(run.id().as_str()));
-    Ok(if all_good {
+        .all(|run| good.contains(run.id().as_str()))
+    {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(SOME_FAILED)
+        ExitCode::from(SOME_MISSING)
     })
 }
 

@@ -19,8 +19,6 @@ use std::time::Duration;
 const DOM0_MIB: u64 = 3072;
 /// For Xen itself, in MiB.
 const XEN_MIB: u64 = 640;
-/// A machine that ends early with no run more than before is not booted again.
-const MOST_BOOTS: u32 = 20;
 
 /// How the testbed is started.
 #[derive(Clone, Debug)]
@@ -33,6 +31,8 @@ pub struct Testbed {
     pub arguments: Vec<String>,
     /// Minutes from the boot on, for all of it.
     pub minutes: u64,
+    /// It is booted so often at most.
+    pub boots: u32,
     /// Take the binaries that are there.
     pub no_build: bool,
     /// Xen's scheduler.
@@ -56,7 +56,7 @@ impl Testbed {
         }
         // What a boot has left whose harness was killed.
         bring_back(results)?;
-        for boot in 0..MOST_BOOTS {
+        for boot in 0..self.boots {
             let before = open(plan, results)?;
             if before == 0 {
                 return Ok(true);
@@ -69,6 +69,7 @@ impl Testbed {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
+            // It is not booted again for nothing.
             if after >= before {
                 bail!("the testbed ended with {status}, and no run was made; see its console");
             }
