@@ -17,6 +17,7 @@ pub mod held;
 pub mod improved;
 pub mod increments;
 pub mod interference;
+pub mod mapping;
 pub mod packaged;
 pub mod plan;
 pub mod records;
@@ -129,6 +130,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(interference::tests());
     tests.extend(compare::tests());
     tests.extend(floor::tests());
+    tests.extend(mapping::tests());
     tests
 }
 
