@@ -168,14 +168,15 @@ fn open(plan: &Plan, results: &Path) -> Result<usize> {
 }
 
 /// Memory of the machine and of dom0 in MiB, for the plan's largest guest: twice beside dom0 (a
-/// migrated guest is there twice), and its image in dom0's memory.
+/// migrated guest is there twice), and its image on a tmpfs of 0.7 of dom0's memory: stock images hold
+/// zero pages, and rewritten pages twice and more.
 fn memory(plan: &Plan) -> (u64, u64) {
     let runs = plan.runs();
     let cases = || runs.iter().map(|run| &run.case);
     let largest = cases().map(|case| case.memory_mib).max().unwrap_or(0);
     let moved = cases().filter(|case| case.method == super::case::Method::Migration);
     let moved = moved.map(|case| case.memory_mib).max().unwrap_or(0);
-    let dom0 = DOM0_MIB.max(largest * 3 / 2 + 1024);
+    let dom0 = DOM0_MIB.max(largest * 2 + 1024);
     (dom0 + XEN_MIB + largest.max(2 * moved).max(1024), dom0)
 }
 

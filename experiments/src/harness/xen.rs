@@ -24,6 +24,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 const BASELINE: Duration = Duration::from_secs(2);
 /// A stall of less spoils nothing here.
 const HARMLESS: Duration = Duration::from_millis(40);
+/// What every tool says of a file system that is full (strerror(3)).
+const NO_ROOM: &str = "No space left on device";
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = 256;
 
@@ -271,6 +273,10 @@ impl Run<'_> {
     /// Who is to blame for a run that failed: under emulation guests break down by themselves now and
     /// then (a triple fault), with every method, which the hypervisor tells.
     fn blame(&self, why: String) -> Outcome {
+        // Whoever wrote: the directory of images is too small for this plan.
+        if why.contains(NO_ROOM) {
+            return Outcome::Machine(why);
+        }
         let info = Domain::of(self.guest.domid).and_then(|domain| domain.info());
         match info {
             Ok(info) if info.shutdown == Some(ShutdownReason::Crash) => {

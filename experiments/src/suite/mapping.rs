@@ -67,7 +67,14 @@ fn mapping(bench: &Bench) -> Result<String> {
     let guest = bench.guest(|spec| spec.rate("100"))?;
     let xen = Xen::open()?;
     let id = DomainId::new(guest.domid).context("domain number out of range")?;
-    let heads = ["batch", "map us/page", "copy", "unmap", "all", "beside 1024"];
+    let heads = [
+        "batch",
+        "map us/page",
+        "copy",
+        "unmap",
+        "all",
+        "beside 1024",
+    ];
     let mut costs: Vec<(usize, [f64; 3])> = Vec::new();
     for batch in BATCHES {
         let passes = (0..bench.repeats).map(|_| pass(&xen, id, batch));

@@ -196,8 +196,16 @@ impl Maker<'_> {
             Box::new(move |_: &X, _: Method, cell: &Cell<'_>| of(cell).to_string())
         };
         columns.push(("n".into(), count(|cell| cell.good.len())));
-        columns.push(("failed".into(), count(|cell| cell.failed)));
-        columns.push(("spoilt".into(), count(|cell| cell.spoilt)));
+        // Only where there is something to tell: the tables are wide enough.
+        let amiss: [(&str, fn(&Cell<'_>) -> usize); 2] = [
+            ("failed", |cell| cell.failed),
+            ("spoilt", |cell| cell.spoilt),
+        ];
+        for (what, of) in amiss {
+            if self.panel.cells().any(|(_, _, cell)| of(cell) > 0) {
+                columns.push((what.into(), count(of)));
+            }
+        }
         let mut head = vec![self.study.axis.header().to_owned(), "method".to_owned()];
         head.extend(columns.iter().map(|(head, _)| head.clone()));
         let mut last = None;
