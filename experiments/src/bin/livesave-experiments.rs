@@ -41,8 +41,9 @@ Exit codes:
   0    all runs were made
   1    something failed that is not listed here
   2    the command line or the plan is wrong
-  3    a method failed; the tables say which
-  4    no method failed, but runs are missing: the machine spoilt them, or the time was up
+  3    a save by livesave failed; the tables say which
+  4    none did, but runs are missing: another method failed, the machine spoilt them, or the time
+       was up
   130  interrupted; what was measured is stored";
 
 #[derive(Debug, Subcommand)]
@@ -179,7 +180,7 @@ fn main() -> ExitCode {
     }
 }
 
-const METHOD_FAILED: u8 = 3;
+const LIVESAVE_FAILED: u8 = 3;
 const SOME_MISSING: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
@@ -261,11 +262,12 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
 
 /// The exit code for what is stored of a plan.
 fn how_it_went(plan: &Plan, store: &Store) -> Result<ExitCode> {
-    let failed = |run: &&Run| matches!(run.outcome, Outcome::Method(_));
+    let failed =
+        |run: &Run| matches!(run.outcome, Outcome::Method(_)) && run.planned.case.method.is_ours();
     let good = store.runs.iter().filter(|run| run.good().is_some());
     let good: HashSet<&str> = good.map(|run| run.id.as_str()).collect();
-    Ok(if store.runs.iter().filter(failed).count() > 0 {
-        ExitCode::from(METHOD_FAILED)
+    Ok(if store.runs.iter().any(failed) {
+        ExitCode::from(LIVESAVE_FAILED)
     } else if plan
         .runs()
         .iter()
