@@ -286,8 +286,13 @@ impl Study {
             self.dirty.iter().all(|percent| (1..=25).contains(percent)),
             "`dirty` takes 1 to 25 percent"
         );
-        let tiny = self.memory.iter().find(|mib| **mib < 64 || **mib > 1 << 20);
-        ensure!(tiny.is_none(), "memory is in MiB, from 64 up");
+        // Less has no room for the workload beside the guest's kernel.
+        let least = if embedded { 64 } else { 192 };
+        let out = |mib: &&u64| **mib < least || **mib > 1 << 20;
+        ensure!(
+            !self.memory.iter().any(|mib| out(&mib)),
+            "memory is in MiB, from {least} up"
+        );
         let most = self.vcpus.iter().copied().max().unwrap_or(1);
         ensure!((1..=64).contains(&most), "vcpus is 1 to 64");
         ensure!(
@@ -411,6 +416,7 @@ mod tests {
             ("memory = [256, 512]", "memory = []", "memory is empty"),
             ("\"100\", \"5000 random\"", "\"fast\"", "fast"),
             ("[\"plain\", \"improved\"]", "[\"rsync\"]", "rsync"),
+            ("memory = [256]", "memory = [128]", "from 192 up"),
             ("dirty = [1, 10]", "", "needs `dirty`"),
             ("dirty = [1, 10]", "dirty = [90]", "1 to 25"),
             ("name = \"increments\"", "name = \"rates\"", "two studies"),

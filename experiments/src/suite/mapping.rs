@@ -41,12 +41,9 @@ fn pass(xen: &Xen, id: DomainId, batch: usize) -> Result<Cost> {
         let began = Instant::now();
         let mapping = xen.map(id, Protection::Read, &pfns, &mut errors[..])?;
         let mapped = Instant::now();
-        for index in 0..batch {
-            ensure!(
-                mapping.copy_page(index, &mut page),
-                "page {} is not mapped",
-                pfns[index]
-            );
+        for (index, pfn) in pfns.iter().enumerate() {
+            let there = mapping.copy_page(index, &mut page);
+            ensure!(there, "page {pfn} is not mapped");
         }
         let copied = Instant::now();
         drop(mapping);
