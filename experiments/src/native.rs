@@ -95,8 +95,13 @@ pub fn forget_peak() -> Result<()> {
 
 /// The peak of this process's resident memory, in bytes.
 pub fn peak_resident() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    proc_size("/proc/self/status", "VmHWM:")
+}
+
+/// A size that a file of proc(5) tells in kB, in bytes.
+pub fn proc_size(file: &str, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    Ok(kib.context("/proc/self/status has no VmHWM")? * 1024)
+    Ok(kib.with_context(|| format!("{file} has no {name}"))? * 1024)
 }

@@ -14,9 +14,9 @@ use std::path::Path;
 const BANNER: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
 const XL_MAGIC: &[u8; 32] = b"Xen saved domain, xl format\n \0 \r";
 const LIBXL_IDENT: u64 = 0x4c69_6278_6c46_6d74;
-const LIBXL_END: u32 = 0;
-const LIBXC_CONTEXT: u32 = 1;
-const LIBXC_END: u32 = 0;
+pub(crate) const LIBXL_END: u32 = 0;
+pub(crate) const LIBXC_CONTEXT: u32 = 1;
+pub(crate) const LIBXC_END: u32 = 0;
 
 /// Says that it is ready, then stores one stream from standard input.
 pub fn receive(image: &Path) -> Result<()> {
@@ -89,12 +89,13 @@ impl<R: Read, W: Write> Copy<R, W> {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// A little-endian word of a header.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A stream with a configuration, two libxc records and what follows it.
@@ -114,7 +115,7 @@ mod tests {
         bytes
     }
 
-    fn put_record(bytes: &mut Vec<u8>, kind: u32, body: &[u8]) {
+    pub(crate) fn put_record(bytes: &mut Vec<u8>, kind: u32, body: &[u8]) {
         bytes.extend(kind.to_le_bytes());
         bytes.extend((body.len() as u32).to_le_bytes());
         bytes.extend(body);

@@ -102,33 +102,6 @@ impl Embedded {
         })
     }
 
-    /// Makes a run. A save that fails, or harms the guest, is [`Outcome::Method`] without figures; a
-    /// guest that does not start or does not fit is [`Outcome::Machine`] without figures; a machine
-    /// that stood still for a good part of the gap is [`Outcome::Machine`] with them. No image is
-    /// left.
-    ///
-    /// # Errors
-    /// The plan asks for what the embedded guest does not have, or the harness itself fails.
-    fn made(&mut self, planned: &Planned) -> Result<(Outcome, Option<Measured>)> {
-        let case = &planned.case;
-        ensure!(
-            case.backend == Backend::Embedded && case.guest == GuestKind::Embedded,
-            "{}: not a run on the embedded guest",
-            planned.id()
-        );
-        let wanted = Wanted::of(case).with_context(|| planned.id())?;
-        let made = self.attempt(&wanted)?;
-        self.clear()?;
-        match made {
-            Ok(measured) => Ok((judge(&measured), Some(measured))),
-            Err(outcome) => {
-                // In whatever state it is, the next run gets another.
-                self.guest = None;
-                Ok((outcome, None))
-            }
-        }
-    }
-
     fn attempt(&mut self, wanted: &Wanted) -> Result<Result<Measured, Spoilt>> {
         if let Some(why) = self.lack(wanted)? {
             return Ok(Err(Outcome::Machine(why)));
@@ -178,6 +151,35 @@ impl Embedded {
             std::fs::remove_file(entry?.path())?;
         }
         Ok(())
+    }
+}
+
+impl Runner for Embedded {
+    /// Makes a run. A save that fails, or harms the guest, is [`Outcome::Method`] without figures; a
+    /// guest that does not start or does not fit is [`Outcome::Machine`] without figures; a machine
+    /// that stood still for a good part of the gap is [`Outcome::Machine`] with them. No image is
+    /// left.
+    ///
+    /// # Errors
+    /// The plan asks for what the embedded guest does not have, or the harness itself fails.
+    fn measure(&mut self, planned: &Planned) -> Result<(Outcome, Option<Measured>)> {
+        let case = &planned.case;
+        ensure!(
+            case.backend == Backend::Embedded && case.guest == GuestKind::Embedded,
+            "{}: not a run on the embedded guest",
+            planned.id()
+        );
+        let wanted = Wanted::of(case).with_context(|| planned.id())?;
+        let made = self.attempt(&wanted)?;
+        self.clear()?;
+        match made {
+            Ok(measured) => Ok((witness::judge(&measured, HARMLESS), Some(measured))),
+            Err(outcome) => {
+                // In whatever state it is, the next run gets another.
+                self.guest = None;
+                Ok((outcome, None))
+            }
+        }
     }
 }
 
@@ -254,24 +256,4 @@ fn dirty(wanted: &Wanted, guest: &EmbeddedGuest) -> Result<Option<String>> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Whether the machine spoilt what was measured.
-impl Runner for Embedded {
-    fn measure(&mut self, planned: &Planned) -> Result<(Outcome, Option<Measured>)> {
-        self.made(planned)
-    }
-}
-
-fn judge(measured: &Measured) -> Outcome {
-    let (stall, gap) = (measured.machine_stall_s, measured.gap_s);
-    let [long, beside] = [stall, gap].map(Duration::from_secs_f64);
-    if witness::spoils(long, beside, HARMLESS) {
-        return Outcome::Machine(format!(
-            "the machine stood still for {:.0} ms beside a gap of {:.0} ms",
-            stall * 1e3,
-            gap * 1e3
-        ));
-    }
-    Outcome::Good
 }

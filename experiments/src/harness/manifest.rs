@@ -1,5 +1,6 @@
 //! What a sweep was made with: versions, arguments, the machine.
 
+use crate::native::proc_size;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -69,19 +70,13 @@ impl Machine {
     /// This one.
     pub fn this() -> Result<Self> {
         let cpu = value("/proc/cpuinfo", "model name")?;
-        let memory = value("/proc/meminfo", "MemTotal")?;
-        let kib: u64 = memory
-            .split_whitespace()
-            .next()
-            .and_then(|kib| kib.parse().ok())
-            .context("/proc/meminfo has no MemTotal")?;
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         Ok(Self {
             // Under QEMU without hardware to help it the CPU's model says so.
             emulated: cpu.contains("QEMU"),
             cpu,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: kib / 1024,
+            memory_mib: proc_size("/proc/meminfo", "MemTotal:")? >> 20,
             kernel: kernel.trim().to_owned(),
             xen: xen(),
         })

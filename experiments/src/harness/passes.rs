@@ -4,6 +4,7 @@
 //! that is not above the one before begins the next pass (libxc's record PAGE_DATA, `docs/specs/
 //! libxc-migration-stream.pandoc` in Xen's tree).
 
+use crate::dom0::receiver::{LIBXC_CONTEXT, LIBXC_END, LIBXL_END, u32_at};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -12,9 +13,6 @@ use std::path::Path;
 const XL_HEADER: u64 = 48;
 const LIBXL_HEADER: u64 = 16;
 const LIBXC_HEADERS: i64 = 40;
-const LIBXL_END: u32 = 0;
-const LIBXC_CONTEXT: u32 = 1;
-const LIBXC_END: u32 = 0;
 const PAGE_DATA: u32 = 1;
 /// The bits of an entry that are the page's number; the highest four are its type.
 const PFN: u64 = (1 << 52) - 1;
@@ -125,20 +123,10 @@ fn padded(len: u32) -> i64 {
     (i64::from(len) + 7) & !7
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn put_record(bytes: &mut Vec<u8>, kind: u32, body: &[u8]) {
-        bytes.extend(kind.to_le_bytes());
-        bytes.extend((body.len() as u32).to_le_bytes());
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-    }
+    use crate::dom0::receiver::tests::put_record;
 
     fn pages(entries: &[u64]) -> Vec<u8> {
         let mut body = (entries.len() as u32).to_le_bytes().to_vec();

@@ -86,6 +86,16 @@ pub struct Measured {
     pub machine_stall_s: f64,
 }
 
+/// Seconds of the guest's work before that it did not do: `written` pages in `elapsed_s` seconds, at a
+/// pace of so many per second. A guest without any has none to lose.
+#[must_use]
+pub fn work_lost(pace: f64, written: u64, elapsed_s: f64) -> f64 {
+    if pace < 1.0 {
+        return 0.0;
+    }
+    elapsed_s - written as f64 / pace
+}
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -296,6 +306,15 @@ pub(crate) mod tests {
         store.add(plain).unwrap();
         assert_eq!(read(dir.path()).unwrap(), store.runs);
         assert_eq!(store.settled().len(), 2);
+    }
+
+    #[test]
+    fn lost_work_is_counted_in_seconds_of_the_pace_before() {
+        assert_eq!(work_lost(1000.0, 1500, 2.0), 0.5);
+        assert_eq!(work_lost(1000.0, 3500, 4.0), 0.5);
+        assert_eq!(work_lost(1000.0, 2500, 2.0), -0.5);
+        assert_eq!(work_lost(0.0, 0, 2.0), 0.0);
+        assert_eq!(work_lost(0.0, 3500, 4.0), 0.0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Both are in memory here, the image on a tmpfs. A machine that swaps, or kills, measures nothing.
 
+use crate::native::proc_size;
 use anyhow::{Context, Result};
 use snapshot::embedded::GuestSpec;
 use snapshot::units::Bytes;
@@ -61,12 +62,7 @@ impl Needs {
 /// # Errors
 /// `/proc/meminfo` does not tell.
 pub fn available() -> Result<Bytes> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(Bytes(
-        kib.context("/proc/meminfo has no MemAvailable")? * 1024,
-    ))
+    proc_size("/proc/meminfo", "MemAvailable:").map(Bytes)
 }
 
 /// What the file system of a directory has left.

@@ -4,6 +4,7 @@
 //! is late by, the machine was away for: on an emulator the host of which had other things to do, or
 //! in a kernel that could not be interrupted.
 
+use super::record::{Measured, Outcome};
 use crate::dom0::hypervisor::Domain;
 use crate::workload;
 use anyhow::{Context, Result};
@@ -53,10 +54,19 @@ impl Witness {
     }
 }
 
-/// Whether a stall spoils a gap: it is a good part of it, and not harmless. What is depends on the
-/// machine: on an emulated one hypercalls take milliseconds, in which nobody else runs.
+/// Whether the machine spoilt what was measured. What stall is harmless depends on it: on an emulated
+/// one hypercalls take milliseconds, in which nobody else runs.
 #[must_use]
-pub fn spoils(stall: Duration, gap: Duration, harmless: Duration) -> bool {
+pub fn judge(measured: &Measured, harmless: Duration) -> Outcome {
+    let [stall, gap] = [measured.machine_stall_s, measured.gap_s].map(Duration::from_secs_f64);
+    if spoils(stall, gap, harmless) {
+        return Outcome::Machine(format!("it stood still for {} ms", stall.as_millis()));
+    }
+    Outcome::Good
+}
+
+/// Whether a stall spoils a gap: it is a good part of it, and not harmless.
+fn spoils(stall: Duration, gap: Duration, harmless: Duration) -> bool {
     stall >= harmless && stall >= gap.mul_f64(SHARE)
 }
 
@@ -91,6 +101,7 @@ fn watch(domain: Option<&Domain>, until: &AtomicBool) -> Seen {
 
 #[cfg(test)]
 mod tests {
+    use super::super::case::Method;
     use super::*;
 
     #[test]
@@ -109,6 +120,19 @@ mod tests {
                 "{stall} ms beside {gap} ms"
             );
         }
+    }
+
+    #[test]
+    fn a_stall_spoils_a_gap_that_it_is_large_beside() {
+        let run = super::super::record::tests::run(Method::Live, "100", 0, 0.1);
+        let mut measured = run.measured.unwrap();
+        let mut judged = |stall_s, gap_s| {
+            (measured.machine_stall_s, measured.gap_s) = (stall_s, gap_s);
+            judge(&measured, Duration::from_millis(40))
+        };
+        assert_eq!(judged(0.039, 0.1), Outcome::Good);
+        assert!(matches!(judged(0.050, 0.1), Outcome::Machine(_)));
+        assert_eq!(judged(0.050, 4.0), Outcome::Good);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::case::{Case, GuestKind, Method, Planned};
 use super::methods::{self, Made, Tools};
 use super::plan::{Dom0, Shape};
-use super::record::{Measured, Outcome, Pass};
+use super::record::{Measured, Outcome, Pass, work_lost};
 use super::sweep::Runner;
 use super::witness::{self, Seen, Witness};
 use crate::dom0::console::Console;
@@ -72,36 +72,6 @@ impl XenHost {
         })
     }
 
-    fn run(&mut self, planned: &Planned) -> Result<(Outcome, Option<Measured>)> {
-        let case = &planned.case;
-        let shape = Shape::of(case);
-        let guest = match self.take_guest(shape) {
-            Ok(guest) => guest,
-            Err(why) => {
-                let why = format!("the guest did not start: {why:#}");
-                return Ok((Outcome::Machine(why), None));
-            }
-        };
-        let mut run = Run {
-            xen: &self.xen,
-            tools: &self.tools,
-            guest,
-            case,
-        };
-        let ended = run.make();
-        let guest = run.guest;
-        match ended {
-            Ok((outcome, measured)) => {
-                // After anything else the next one begins with a new guest.
-                if outcome == Outcome::Good || measured.is_some() {
-                    self.guest = Some((shape, guest));
-                }
-                Ok((outcome, measured))
-            }
-            Err(why) => Ok((Outcome::Machine(format!("{why:#}")), None)),
-        }
-    }
-
     fn take_guest(&mut self, shape: Shape) -> Result<Guest> {
         match self.guest.take() {
             Some((known, guest)) if known == shape => return Ok(guest),
@@ -135,7 +105,33 @@ impl XenHost {
 
 impl Runner for XenHost {
     fn measure(&mut self, planned: &Planned) -> Result<(Outcome, Option<Measured>)> {
-        self.run(planned)
+        let case = &planned.case;
+        let shape = Shape::of(case);
+        let guest = match self.take_guest(shape) {
+            Ok(guest) => guest,
+            Err(why) => {
+                let why = format!("the guest did not start: {why:#}");
+                return Ok((Outcome::Machine(why), None));
+            }
+        };
+        let mut run = Run {
+            xen: &self.xen,
+            tools: &self.tools,
+            guest,
+            case,
+        };
+        let ended = run.make();
+        let guest = run.guest;
+        match ended {
+            Ok((outcome, measured)) => {
+                // After anything else the next one begins with a new guest.
+                if outcome == Outcome::Good || measured.is_some() {
+                    self.guest = Some((shape, guest));
+                }
+                Ok((outcome, measured))
+            }
+            Err(why) => Ok((Outcome::Machine(format!("{why:#}")), None)),
+        }
     }
 }
 
@@ -194,7 +190,7 @@ impl Run<'_> {
         if let Err(why) = self.restore_order() {
             return Ok((self.blame(format!("{why:#}")), None));
         }
-        Ok((judge(&measured, seen), Some(measured)))
+        Ok((witness::judge(&measured, HARMLESS), Some(measured)))
     }
 
     /// Tells the guest what to write, and caps it.
@@ -311,16 +307,6 @@ struct Work {
     done: u64,
 }
 
-impl Work {
-    /// In seconds of its work before.
-    fn lost(&self) -> f64 {
-        if self.pace < 1.0 {
-            return 0.0;
-        }
-        self.elapsed.as_secs_f64() - self.done as f64 / self.pace
-    }
-}
-
 fn put_together(
     made: &Made,
     gap: Duration,
@@ -358,7 +344,7 @@ fn put_together(
         allocated_bytes: image.1,
         host_cpu_s: host_cpu.as_secs_f64(),
         peak_memory: made.usage.peak_memory,
-        work_lost_s: work.lost(),
+        work_lost_s: work_lost(work.pace, work.done, work.elapsed.as_secs_f64()),
         predicted_s: report.map(|report| report.window.predicted_s),
         window_s: report.map(|report| report.window.total_s),
         target_met: report.and_then(|report| report.target.as_ref().map(|target| target.met)),
@@ -396,31 +382,9 @@ fn of_passes(passes: &[u64]) -> (Vec<Pass>, Option<u64>, u64) {
     (rounds.collect(), last, passes.iter().sum())
 }
 
-/// Whether the machine spoilt the run.
-fn judge(measured: &Measured, seen: Seen) -> Outcome {
-    let gap = Duration::from_secs_f64(measured.gap_s);
-    if witness::spoils(seen.stall, gap, HARMLESS) {
-        let ms = seen.stall.as_millis();
-        return Outcome::Machine(format!("it stood still for {ms} ms"));
-    }
-    Outcome::Good
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn work_is_lost_by_those_who_had_some() {
-        let mut work = Work {
-            pace: 1000.0,
-            elapsed: Duration::from_secs(4),
-            done: 3500,
-        };
-        assert!((work.lost() - 0.5).abs() < 1e-9);
-        work.pace = 0.0;
-        assert!(work.lost().abs() < 1e-9);
-    }
 
     #[test]
     fn the_last_pass_is_that_of_the_pause() {
@@ -431,22 +395,5 @@ mod tests {
         assert_eq!(of_passes(&[]), (vec![], None, 0));
         // A plain save has no round.
         assert_eq!(of_passes(&[100]).0, []);
-    }
-
-    #[test]
-    fn a_stall_spoils_a_gap_that_it_is_large_beside() {
-        let run = super::super::record::tests::run(Method::Live, "100", 0, 0.1);
-        let measured = run.measured.unwrap();
-        let seen = |ms| Seen {
-            suspended: Duration::ZERO,
-            stall: Duration::from_millis(ms),
-        };
-        assert_eq!(judge(&measured, seen(39)), Outcome::Good);
-        assert!(matches!(judge(&measured, seen(50)), Outcome::Machine(_)));
-        let long = Measured {
-            gap_s: 4.0,
-            ..measured
-        };
-        assert_eq!(judge(&long, seen(50)), Outcome::Good);
     }
 }

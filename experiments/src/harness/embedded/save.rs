@@ -15,7 +15,7 @@ use snapshot::{Mode, Options, Report};
 
 use super::guest::Wanted;
 use crate::harness::case::Method;
-use crate::harness::record::{Measured, Pass};
+use crate::harness::record::{Measured, Pass, work_lost};
 use crate::native::{self, ZSTD, forget_peak, peak_resident};
 
 /// A guest that runs shows it within this time, on a machine that is busy too.
@@ -171,16 +171,6 @@ fn cpu_time() -> Duration {
         + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
-/// Seconds of the guest's work before that it did not do: `written` pages in `elapsed_s` seconds at
-/// a pace of so many per second. An idle guest has no work to lose.
-fn work_lost(pace: f64, written: u64, elapsed_s: f64) -> f64 {
-    if pace > 0.0 {
-        elapsed_s - written as f64 / pace
-    } else {
-        0.0
-    }
-}
-
 /// What the report tells; what others measure is left 0.
 fn told(report: &Report) -> Measured {
     let (facts, window) = (&report.facts, &report.facts.window);
@@ -219,17 +209,5 @@ fn told(report: &Report) -> Measured {
         target_met: facts.target.map(|target| target.met),
         throttled_s: Some(facts.brownout.as_ref().map_or(0.0, |b| b.seconds)),
         machine_stall_s: 0.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lost_work_is_counted_in_seconds_of_the_pace_before() {
-        assert_eq!(work_lost(1000.0, 1500, 2.0), 0.5);
-        assert_eq!(work_lost(1000.0, 2500, 2.0), -0.5);
-        assert_eq!(work_lost(0.0, 0, 2.0), 0.0);
     }
 }
