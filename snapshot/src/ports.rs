@@ -80,7 +80,7 @@ pub struct Cpu {
 ///
 /// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
-/// `suspend`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
+/// `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
 /// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` had been called, and
 /// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
 /// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
@@ -211,6 +211,16 @@ pub trait Domain {
         cancel: &Cancel,
         meanwhile: &mut dyn Meanwhile,
     ) -> Result<(), DomainError>;
+
+    /// Stops whatever else writes to the suspended guest's memory (an emulator of its devices), and
+    /// takes its state. Called right after `suspend`: what is written from its return on until
+    /// `resume` is not the guest's.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `resume` puts it right.
+    fn quiesce(&mut self) -> Result<(), DomainError> {
+        Ok(())
+    }
 
     /// What stands in the image after the memory: vCPU and device state at the cut. Called while
     /// suspended, before `resume`.
