@@ -71,6 +71,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         };
         let mut premap = Premap::new(mapper, &left, rounds.extra, rounds.suspend_s, room);
         self.sink.settle()?;
+        self.guest.make_ready()?;
         self.observer.event(&Event::Suspending);
 
         let mut window = Window {

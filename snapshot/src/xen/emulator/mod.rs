@@ -32,6 +32,10 @@ pub(super) use self::qmp::Version;
 
 /// How long it may take to talk to the emulator at all: another tool may be at it.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a remedy may take to begin with, while the guest may stand still; the remedies after
+/// it have more time.
+pub(super) const FIRST_AID: Duration = Duration::from_secs(3);
+pub(super) const REMEDY: Duration = CONNECT;
 /// How long a simple command may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// To stop, it finishes what its disks have under way and flushes them.
@@ -74,7 +78,7 @@ impl Emulator {
     }
 
     /// That of an HVM guest.
-    fn at(domid: DomainId, uuid: &str) -> Self {
+    pub fn at(domid: DomainId, uuid: &str) -> Self {
         Self {
             socket: format!("/var/run/xen/qmp-libxl-{domid}").into(),
             // `libxl__userdata_path`.
