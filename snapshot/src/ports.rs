@@ -228,13 +228,13 @@ pub trait Domain {
     ) -> Result<(), DomainError>;
 
     /// Stops whatever else writes to the suspended guest's memory (an emulator of its devices), and
-    /// takes its state. Called right after `suspend`: what is written from its return on until
-    /// `resume` is not the guest's.
+    /// takes its state; whether there is any. Called right after `suspend`: nothing is written from
+    /// its return on until `resume`.
     ///
     /// # Errors
     /// [`DomainError`]; `resume` puts it right.
-    fn quiesce(&mut self) -> Result<(), DomainError> {
-        Ok(())
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
+        Ok(false)
     }
 
     /// What stands in the image after the memory: vCPU and device state at the cut. Called while

@@ -181,8 +181,9 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         premap: &mut Premap<'_, D::Mapper>,
     ) -> Result<Phase<Tail>, SaveError> {
         // Before anything is looked at: what it has under way ends in the guest's memory and disks.
-        self.guest.quiesce()?;
-        self.window.emulator_s = self.laps.lap();
+        if self.guest.quiesce()? {
+            self.window.emulator_s = self.laps.lap();
+        }
         if self.hold {
             // Beside all that follows.
             self.disks.begin_cut();

@@ -270,6 +270,7 @@ impl Domain for XenDomain {
         self.bitmap =
             Some(bitmap.map_err(|error| self.guest.failed("allocate a bitmap for", error))?);
         self.mapped_pages = before;
+        self.ops.found(&pages);
         self.pages = Some(pages.clone());
         Ok(self.map_holds(&PageSet::new(self.span))?.then_some(pages))
     }
@@ -459,7 +460,7 @@ impl Domain for XenDomain {
         done
     }
 
-    fn quiesce(&mut self) -> Result<(), DomainError> {
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
         let quiet = self.ops.quiesce(&self.guest);
         self.keeper.beat();
         quiet

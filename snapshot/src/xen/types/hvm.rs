@@ -9,11 +9,13 @@ use xen_sys::state::hvm_param;
 use super::hardware::{self, Context};
 use super::{GuestOps, GuestType, Record, Suspension, Tail, emulated};
 use crate::fault;
+use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 use crate::xen::config::GuestConfig;
 use crate::xen::emulator::{Emulator, EmulatorError, Session, StateFile, Version};
 use crate::xen::guest::Guest;
+use crate::xen::memory_map::QUERY;
 
 /// From here on the emulator has all the commands that a save needs.
 const OLDEST: Version = Version::new(2, 10);
@@ -31,6 +33,8 @@ pub(super) struct Hvm {
     stopped: bool,
     /// What stands in xenstore of its memory.
     keys: Vec<u8>,
+    /// Where its stretches of memory begin.
+    beginnings: Vec<u64>,
 }
 
 impl Hvm {
@@ -164,7 +168,7 @@ impl GuestOps for Hvm {
         Ok(())
     }
 
-    fn quiesce(&mut self, guest: &Guest) -> Result<(), DomainError> {
+    fn quiesce(&mut self, guest: &Guest) -> Result<bool, DomainError> {
         let Some((session, state)) = &mut self.session else {
             // Nobody made ready: the caller's mistake, told as it is.
             return Err(DomainError::Call {
@@ -183,7 +187,7 @@ impl GuestOps for Hvm {
             .save(state)
             .map_err(failed(guest, "save the devices of"))?;
         fault::point("emulator-saved");
-        Ok(())
+        Ok(true)
     }
 
     fn wake(&mut self, guest: &Guest) -> Result<(), DomainError> {
@@ -223,6 +227,19 @@ impl GuestOps for Hvm {
         answers: &mut Vec<bool>,
     ) -> Result<(), DomainError> {
         hardware::exist(guest, pfns, answers)
+    }
+
+    fn found(&mut self, pages: &PageSet) {
+        let beginnings = pages.ranges().map(|range| range.start);
+        self.beginnings = beginnings.take(QUERY).collect();
+    }
+
+    /// A guest can move the memory of its display to another place, with its number of pages as it
+    /// was and (up to Xen 4.18) none of them dirty: a stretch is not there any more then.
+    fn map_holds(&mut self, guest: &Guest) -> Result<bool, DomainError> {
+        let mut there = vec![];
+        hardware::exist(guest, &self.beginnings, &mut there)?;
+        Ok(there.iter().all(|there| *there))
     }
 
     fn static_data(&mut self, guest: &Guest) -> Result<Vec<Record>, DomainError> {

@@ -14,6 +14,7 @@ use super::config::{GuestConfig, Kind};
 use super::guest::Guest;
 use crate::image::{GuestType, Preamble, Record, Tail};
 use crate::page::PageBytes;
+use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 
@@ -31,7 +32,7 @@ pub(super) enum Suspension {
 /// The operations of one guest type. Made for one guest, with whatever it has to remember of it.
 ///
 /// Order of the calls: `refusal`; `tracking_begins`; for each memory map `look`, `exist` (many),
-/// `map_holds`, `static_data`, `before_memory`; `map_holds` after every round and in the window;
+/// `found`, `map_holds`, `static_data`, `before_memory`; `map_holds` after every round and in the window;
 /// for a window `make_ready` and `suspension`, then, the guest suspended, `quiesce`, `map_holds`,
 /// `final_state`, and in any case `wake`; at the end `tracking_ended`. `page_access` is called
 /// before the first memory map, once for each thread.
@@ -89,13 +90,13 @@ pub(super) trait GuestOps: Send {
         Ok(())
     }
 
-    /// Stops whoever writes to the suspended guest's memory beside it, and takes its state. In the
-    /// pause window, before the last dirty pages are fetched.
+    /// Stops whoever writes to the suspended guest's memory beside it, and takes its state; whether
+    /// there is any. In the pause window, before the last dirty pages are fetched.
     ///
     /// # Errors
     /// [`DomainError`]; `wake` follows.
-    fn quiesce(&mut self, _guest: &Guest) -> Result<(), DomainError> {
-        Ok(())
+    fn quiesce(&mut self, _guest: &Guest) -> Result<bool, DomainError> {
+        Ok(false)
     }
 
     /// Undoes `quiesce`, right before the guest is resumed, and `make_ready`, as far as they were
@@ -127,6 +128,9 @@ pub(super) trait GuestOps: Send {
         pfns: &[u64],
         answers: &mut Vec<bool>,
     ) -> Result<(), DomainError>;
+
+    /// These are the pages that were found.
+    fn found(&mut self, _pages: &PageSet) {}
 
     /// Whether what `look` found still holds, beside the number of pages (PV: the generation of
     /// the P2M). Cheap.
