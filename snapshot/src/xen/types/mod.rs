@@ -207,10 +207,13 @@ pub(super) enum Normalised {
 
 /// The operations for a guest of that kind, or why there are none.
 pub(super) fn of(kind: Kind) -> Result<Box<dyn GuestOps>, String> {
-    let not_yet = |what| format!("it is {what} guest; this livesave saves PVH and HVM guests only");
     match kind {
         Kind::Pvh => Ok(Box::new(pvh::Pvh::default())),
         Kind::Hvm => Ok(Box::new(hvm::Hvm::default())),
-        Kind::Pv => Err(not_yet("a PV")),
+        Kind::Pv => Err(
+            "it is a PV guest; this livesave saves PVH and HVM guests only (`xl save -c` \
+                         saves it, suspended for as long as that takes)"
+                .into(),
+        ),
     }
 }
