@@ -344,7 +344,7 @@ fn put_together(
         allocated_bytes: image.1,
         host_cpu_s: host_cpu.as_secs_f64(),
         peak_memory: made.usage.peak_memory,
-        work_lost_s: work_lost(work.pace, work.done, work.elapsed.as_secs_f64()),
+        work_lost_s: Some(work_lost(work.pace, work.done, work.elapsed.as_secs_f64())),
         predicted_s: report.map(|report| report.window.predicted_s),
         window_s: report.map(|report| report.window.total_s),
         target_met: report.and_then(|report| report.target.as_ref().map(|target| target.met)),
