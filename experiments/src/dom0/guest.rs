@@ -3,7 +3,7 @@
 use super::console::{Console, Mark};
 use super::harm::Harm;
 use super::hypervisor::{self, Domain};
-use super::spec::Spec;
+use super::spec::{GuestType, Spec};
 use super::xl;
 use crate::lines::Line;
 use anyhow::{Context, Result, bail};
@@ -16,9 +16,13 @@ use xen_sys::{CpuShare, DomainId, Xen};
 pub const KERNEL: &str = "/payload/guest-vmlinux";
 /// See [`KERNEL`].
 pub const RAMDISK: &str = "/payload/guest-initrd.img";
+/// The same packed, for HVM guests.
+pub const HVM_RAMDISK: &str = "/payload/guest-initrd.img.gz";
 
 /// Time for a guest to boot, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// The same for one whose emulator, emulated itself, loads its kernel byte by byte.
+const HVM_BOOT_LIMIT: Duration = Duration::from_secs(480);
 /// Time for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 
@@ -96,9 +100,13 @@ impl Guest {
     }
 
     fn wait_for_start(&self, mark: Mark) -> Result<()> {
+        let limit = match self.spec.kind {
+            GuestType::Hvm => HVM_BOOT_LIMIT,
+            GuestType::Pvh | GuestType::Pv => BOOT_LIMIT,
+        };
         let first = self
             .console
-            .wait_for(mark, BOOT_LIMIT, "first heartbeat", |line| {
+            .wait_for(mark, limit, "first heartbeat", |line| {
                 line.kind == "beat" || line.kind == "error"
             })?;
         if first.kind == "error" {

@@ -1,5 +1,6 @@
 //! Driving real guests from a dom0: `xl`, the stock ways to save, and livesave.
 
+pub mod config;
 pub mod console;
 pub mod echo;
 pub mod guest;

@@ -58,6 +58,8 @@ impl XenHost {
             site: Site {
                 kernel: dom0.kernel.clone(),
                 ramdisk: dom0.ramdisk.clone(),
+                hvm_kernel: dom0.hvm_kernel.as_ref().unwrap_or(&dom0.kernel).clone(),
+                hvm_ramdisk: dom0.hvm_ramdisk.as_ref().unwrap_or(&dom0.ramdisk).clone(),
                 cpus: dom0.cpus.clone(),
                 console_logs: dom0.console_logs.clone(),
             },
