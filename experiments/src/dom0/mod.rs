@@ -1,5 +1,6 @@
 //! Driving real guests from a dom0: `xl`, the stock ways to save, and livesave.
 
+pub mod boot_disk;
 pub mod config;
 pub mod console;
 pub mod echo;
