@@ -78,6 +78,30 @@ impl Hvm {
     }
 }
 
+impl Hvm {
+    fn stop_and_save(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        let Some((session, state)) = &mut self.session else {
+            // The caller's mistake, told as it is.
+            return Err(DomainError::Call {
+                operation: "stop the emulator (QEMU) of",
+                domain: guest.name.clone(),
+                source: "there is no connection to it".into(),
+            });
+        };
+        self.stopped = true;
+        fault::point("emulator-stopping");
+        session
+            .stop()
+            .map_err(failed(guest, "stop the emulator (QEMU) of"))?;
+        fault::point("emulator-stopped");
+        session
+            .save(state)
+            .map_err(failed(guest, "save the devices of"))?;
+        fault::point("emulator-saved");
+        Ok(())
+    }
+}
+
 /// An emulator's failure as the engine's error.
 fn failed(
     guest: &Guest,
@@ -169,25 +193,12 @@ impl GuestOps for Hvm {
     }
 
     fn quiesce(&mut self, guest: &Guest) -> Result<bool, DomainError> {
-        let Some((session, state)) = &mut self.session else {
-            // Nobody made ready: the caller's mistake, told as it is.
-            return Err(DomainError::Call {
-                operation: "stop the emulator (QEMU) of",
-                domain: guest.name.clone(),
-                source: "there is no connection to it".into(),
-            });
-        };
-        self.stopped = true;
-        fault::point("emulator-stopping");
-        session
-            .stop()
-            .map_err(failed(guest, "stop the emulator (QEMU) of"))?;
-        fault::point("emulator-stopped");
-        session
-            .save(state)
-            .map_err(failed(guest, "save the devices of"))?;
-        fault::point("emulator-saved");
-        Ok(true)
+        let stopped = self.stop_and_save(guest);
+        if stopped.is_err() {
+            // An answer that comes late would be taken for another's.
+            self.session = None;
+        }
+        stopped.map(|()| true)
     }
 
     fn wake(&mut self, guest: &Guest) -> Result<(), DomainError> {
@@ -195,15 +206,12 @@ impl GuestOps for Hvm {
         if !self.stopped {
             return Ok(());
         }
-        let operation = "let run on the emulator (QEMU) of";
         let woken = session.map(|(mut session, _)| session.run_on());
         if !matches!(woken, Some(Ok(()))) {
-            // After an error the connection is of no more use.
-            drop(woken);
             self.emulator(guest)?
                 .session()
                 .and_then(|mut session| session.run_on())
-                .map_err(failed(guest, operation))?;
+                .map_err(failed(guest, "let run on the emulator (QEMU) of"))?;
         }
         self.stopped = false;
         fault::point("emulator-runs");
