@@ -18,18 +18,21 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// In the order in which a save passes them.
-const POINTS: [&str; 18] = [
+const POINTS: [&str; 22] = [
     "guarded",
     "arming",
-    "emulator-dirty-log-on",
+    "emulator-log-starting",
+    "emulator-log-on",
     "armed",
     "round",
+    "emulator-ready",
     "requesting",
     "requested",
     "suspended",
     "in-window",
+    "emulator-stopping",
     "emulator-stopped",
-    "emulator-state-saved",
+    "emulator-saved",
     "fetched",
     "captured",
     "emulator-runs",
@@ -37,6 +40,7 @@ const POINTS: [&str; 18] = [
     "resumed",
     "announced",
     "off",
+    "emulator-log-off",
 ];
 
 fn at_each_point(bench: &Bench) -> Result<String> {
@@ -56,11 +60,11 @@ fn both_killed(bench: &Bench) -> Result<String> {
     let mut notes = Vec::new();
     // And whether the guest stands still until it is recovered.
     for (point, stands) in [
-        ("emulator-dirty-log-on", false),
+        ("emulator-log-on", false),
         ("armed", false),
         ("suspended", true),
         ("emulator-stopped", true),
-        ("emulator-state-saved", true),
+        ("emulator-saved", true),
         ("captured", true),
         ("emulator-runs", true),
         ("half-resumed", false),
@@ -84,7 +88,7 @@ fn plain_killed(bench: &Bench) -> Result<String> {
     let points = [
         "suspended",
         "emulator-stopped",
-        "emulator-state-saved",
+        "emulator-saved",
         "captured",
         "emulator-runs",
         "resumed",
