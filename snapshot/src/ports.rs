@@ -81,7 +81,7 @@ pub struct Cpu {
 /// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
 /// `suspend`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
-/// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` had been called, and
+/// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` or `lift_own_cap` had been called, and
 /// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
 /// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
 pub trait Domain {
@@ -192,8 +192,15 @@ pub trait Domain {
     /// [`DomainError`]; `unthrottle` is called all the same.
     fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError>;
 
+    /// Takes its own limit away for the pause, so that it is not made to wait for its turn while it
+    /// freezes and thaws; says whether it had one. Not called while throttled.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `unthrottle` is called all the same.
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError>;
+
     /// Puts its own limit back, unless somebody else has changed it meanwhile. Nothing to do if it
-    /// is not throttled.
+    /// is neither throttled nor free of its limit.
     ///
     /// # Errors
     /// [`DomainError`]; may be called again.

@@ -464,6 +464,10 @@ impl Domain for XenDomain {
             .throttle(&mut self.guest, &mut self.keeper, limit)
     }
 
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        self.throttle.lift(&mut self.guest, &mut self.keeper)
+    }
+
     fn unthrottle(&mut self) -> Result<(), DomainError> {
         self.throttle.unthrottle(&mut self.guest, &mut self.keeper)
     }
