@@ -11,6 +11,7 @@ use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::lvm::Loop;
+use crate::dom0::pool::Lent;
 use crate::dom0::process::{self, Running};
 use crate::workload::config::Config;
 use crate::workload::emulated;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -32,40 +34,23 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The disk that the guest goes on reading from, in a file among the results; the file is removed when
-/// this is dropped.
-pub(super) struct EmulatedDisk {
-    device: Loop,
-    file: std::path::PathBuf,
-}
-
-impl EmulatedDisk {
-    pub(super) fn create(bench: &Bench) -> Result<Self> {
-        let file = bench.results.join("emulated.img");
-        emulated::fill_disk(&file, Config::default().seed)?;
-        let device = Loop::on(&file, 0)?;
-        Ok(Self { device, file })
+/// A guest that goes on reading from an emulated disk. The disk stays for as long as the suite, so that
+/// tests can share the guest.
+pub(super) fn reading(bench: &Bench) -> Result<Lent> {
+    static DISK: OnceLock<Loop> = OnceLock::new();
+    if DISK.get().is_none() {
+        let file = Path::new("/run/testbed-emulated.img");
+        emulated::fill_disk(file, Config::default().seed)?;
+        let _ = DISK.set(Loop::on(file, 0)?);
     }
-
-    /// A guest that reads from it.
-    pub(super) fn guest(&self, bench: &Bench) -> Result<Guest> {
-        let guest = bench.guest(|spec| hvm(spec).reads_emulated(&self.device.0))?;
-        // The disk is for no other test.
-        Ok(guest.own())
-    }
-}
-
-impl Drop for EmulatedDisk {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
-    }
+    let disk = DISK.get().context("the disk was made")?;
+    bench.guest(|spec| hvm(spec).reads_emulated(&disk.0))
 }
 
 /// Pages that only the emulator writes are in the image as they were at the cut; and they are not in
 /// one whose save did not tell the emulator to report its writes, so that this shows something.
 fn writes_of_the_emulator(bench: &Bench) -> Result<String> {
-    let disk = EmulatedDisk::create(bench)?;
-    let mut guest = disk.guest(bench)?;
+    let mut guest = reading(bench)?;
     let (good, bad) = (bench.image("good.xl"), bench.image("bad.xl"));
     let before = guest.verify_clean().context("before the save")?.seq;
     let (reads, report) = while_reading(&guest, || {
@@ -128,8 +113,7 @@ fn while_reading<T>(guest: &Guest, deed: impl FnOnce() -> Result<T>) -> Result<(
 
 /// After a save the emulator does not go on reporting its writes, which costs it a hypercall each.
 fn logs_no_more(bench: &Bench) -> Result<String> {
-    let disk = EmulatedDisk::create(bench)?;
-    let guest = disk.guest(bench)?;
+    let guest = reading(bench)?;
     must_report_none(&guest).context("before the save")?;
     let path = bench.image("x.xl");
     for mode in ["live", "improved", "plain"] {

@@ -4,7 +4,7 @@
 use super::super::guardian::{at_points, both_at_points};
 use super::super::saves::MEMORY_ONLY;
 use super::super::{Bench, Kind, Test};
-use super::emulator::{EmulatedDisk, must_report_none};
+use super::emulator::{must_report_none, reading};
 use anyhow::{Context, Result};
 
 /// The tests of this file.
@@ -44,8 +44,7 @@ const POINTS: [&str; 22] = [
 ];
 
 fn at_each_point(bench: &Bench) -> Result<String> {
-    let disk = EmulatedDisk::create(bench)?;
-    let guest = disk.guest(bench)?;
+    let guest = reading(bench)?;
     let mut notes = Vec::new();
     for point in POINTS {
         notes.push(at_points(bench, &guest, &[point], &MEMORY_ONLY)?);
@@ -55,8 +54,7 @@ fn at_each_point(bench: &Bench) -> Result<String> {
 }
 
 fn both_killed(bench: &Bench) -> Result<String> {
-    let disk = EmulatedDisk::create(bench)?;
-    let guest = disk.guest(bench)?;
+    let guest = reading(bench)?;
     let mut notes = Vec::new();
     // And whether the guest stands still until it is recovered.
     for (point, stands) in [
@@ -82,8 +80,7 @@ fn both_killed(bench: &Bench) -> Result<String> {
 }
 
 fn plain_killed(bench: &Bench) -> Result<String> {
-    let disk = EmulatedDisk::create(bench)?;
-    let guest = disk.guest(bench)?;
+    let guest = reading(bench)?;
     let more = [&MEMORY_ONLY[..], &["--mode", "plain"]].concat();
     let points = [
         "suspended",

@@ -122,7 +122,10 @@ fn boots_by_bios(bench: &Bench) -> Result<String> {
 /// `xl save` has it do, which comes first.
 fn suspended_by_the_hypervisor(bench: &Bench) -> Result<String> {
     // A serial port takes a while for each letter.
-    let change = |spec: Spec| hvm(spec).without_xen().with("beat=1000").rate("1000");
+    let change = |spec: Spec| {
+        let spec = hvm(spec).without_xen().rate("1000");
+        spec.with("beat=1000").with("gap=1000")
+    };
     let stock = super::stock::restored_is_right(bench, change, stock::checkpoint)?;
     let note = finish(bench, bench.guest(change)?, &[])?;
     Ok(format!("xl save -c: {stock}; livesave: {note}"))
