@@ -113,7 +113,8 @@ fn attempt(
     let past = history().of(&domain.identity().uuid);
     let options = Options {
         base,
-        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
+        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked)
+            && domain.no_increments().is_none(),
         ..options(args, past)
     };
     let replaced = args.force.then(|| disks::of_replaced(&path)).flatten();

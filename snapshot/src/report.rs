@@ -73,6 +73,9 @@ impl Round {
 pub struct Window {
     /// From the suspend request until the guest was seen suspended.
     pub suspend_s: f64,
+    /// Stopping the emulator of its devices and taking its state; 0 for a guest without one.
+    #[serde(default)]
+    pub emulator_s: f64,
     /// The last fetch of the dirty set.
     pub dirty_fetch_s: f64,
     /// Mapping and copying the last pages.

@@ -86,6 +86,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         let since = Instant::now();
         let uncap = self.options.lift_own_cap && self.options.mode != Mode::Plain;
         let uncapped = uncap && uncap_or_warn(&mut self.guest, &mut *self.observer)?;
+        self.guest.make_ready()?;
         let mut laps = Laps::start();
         self.guest
             .suspend(self.options.suspend_timeout, self.cancel, &mut premap)?;
@@ -179,6 +180,10 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         left: &mut PageSet,
         premap: &mut Premap<'_, D::Mapper>,
     ) -> Result<Phase<Tail>, SaveError> {
+        // Before anything is looked at: what it has under way ends in the guest's memory and disks.
+        if self.guest.quiesce()? {
+            self.window.emulator_s = self.laps.lap();
+        }
         if self.hold {
             // Beside all that follows.
             self.disks.begin_cut();

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use kept::Marks;
 pub use kept::Tracked;
-use xen_sys::state::hvm_param;
-use xen_sys::{EnableError, HypercallBuffer, PageType, Store, Xen};
+use xen_sys::{EnableError, HypercallBuffer, Store, Xen};
 
 use super::config::{GuestConfig, GuestDisk};
 use super::guardian::locks;
@@ -17,14 +16,15 @@ use super::guest::{Guest, call};
 use super::mapper::XenMapper;
 use super::open::{self, OpenError};
 use super::throttle::Throttle;
-use super::{disks, helper, memory_map, settle, stamp, state, suspend};
+use super::types::{self, GuestOps};
+use super::{disks, helper, memory_map, settle, stamp, suspend};
 use crate::fault;
 use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
 use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::{BoxError, Cancel, Cpu, Domain, DomainError, Identity, Meanwhile};
-use crate::units::{CpuPercent, PageCount, Pfn};
+use crate::units::{CpuPercent, PageCount};
 
 /// Page numbers up to that many times the guest's memory, and 4 GiB more, are mapped: a guest can
 /// place pages anywhere, and every bitmap is as long as its highest number says.
@@ -36,6 +36,8 @@ pub struct XenDomain {
     guest: Guest,
     identity: Identity,
     config: GuestConfig,
+    /// What its type needs.
+    ops: Box<dyn GuestOps>,
     // Dropped before the keeper: no pause outlives the lock.
     throttle: Throttle,
     keeper: Keeper,
@@ -44,8 +46,6 @@ pub struct XenDomain {
     cancel: Cancel,
     /// The hypervisor's dirty bitmap is fetched into this.
     bitmap: Option<HypercallBuffer>,
-    /// Room for the vCPU and device state, taken before the pause window.
-    context: Vec<u8>,
     /// For increments.
     marks: Marks,
     /// Number of pages when the memory map was made.
@@ -105,6 +105,7 @@ impl XenDomain {
         // Watched first, so that a resize after the reading is seen.
         guest.watch_target()?;
         let config = GuestConfig::read(info.domid.get(), cancel)?;
+        let mut ops = types::of(config.kind).map_err(refused)?;
         if let Some(why) = open::refuse_by_config(&config) {
             return Err(refused(why));
         }
@@ -113,16 +114,8 @@ impl XenDomain {
                 "it has been asked to {request} and has not yet"
             )));
         }
-        let pod = guest
-            .xen
-            .pod_target(guest.id)
-            .map_err(|error| guest.failed("read the populate-on-demand memory of", error))?;
-        if pod.entries > 0 {
-            return Err(refused(format!(
-                "{} of its pages are populate-on-demand and do not exist yet (memory < maxmem); \
-                 wait until its balloon driver has given them back",
-                pod.entries
-            )));
+        if let Some(why) = ops.refusal(&guest, &config)? {
+            return Err(refused(why));
         }
         let keeper = Keeper::new(lock, &uuid)
             .map_err(|error| refused(format!("its lock cannot be used: {error}")))?;
@@ -134,12 +127,12 @@ impl XenDomain {
             },
             guest,
             config,
+            ops,
             throttle: Throttle::default(),
             keeper,
             config_is_old: false,
             cancel: cancel.clone(),
             bitmap: None,
-            context: vec![],
             marks: Marks::default(),
             mapped_pages: 0,
             pages: None,
@@ -215,22 +208,6 @@ impl XenDomain {
         Ok(PageCount(self.guest.info()?.tot_pages))
     }
 
-    /// Which of up to [`memory_map::QUERY`] pages exist.
-    fn exist(&self, pfns: &[u64], answers: &mut Vec<bool>) -> Result<(), DomainError> {
-        self.keeper.beat();
-        let mut types = [0; memory_map::QUERY];
-        let types = &mut types[..pfns.len()];
-        types.copy_from_slice(pfns);
-        let guest = &self.guest;
-        call("page-types", guest.id, || {
-            guest.xen.page_types(guest.id, types)
-        })
-        .map_err(|error| guest.failed("read the page types of", error))?;
-        answers.clear();
-        answers.extend(types.iter().map(|&word| PageType::of(word).has_data()));
-        Ok(())
-    }
-
     /// Notes that tracking is going to be on: first, so that a kill between the two is put right.
     fn arm(&mut self) -> Result<(), DomainError> {
         let noted = self.keeper.tell_tracking(true);
@@ -251,23 +228,6 @@ impl XenDomain {
             self.identity.name
         )))
     }
-
-    /// Pages that no sample is likely to meet: the rings of console and xenstore and such.
-    fn special_pages(&self, highest: u64) -> Vec<Pfn> {
-        let param = |index| {
-            self.guest
-                .xen
-                .hvm_param_get(self.guest.id, index)
-                .unwrap_or(0)
-        };
-        let params = hvm_param::SAVED.iter().map(|&(index, _)| param(index));
-        // PVH guests have their firmware tables above 0xfc000000 (4 GiB minus 64 MiB).
-        params
-            .filter(|&pfn| pfn != 0)
-            .chain([0xf_c000, highest])
-            .map(Pfn)
-            .collect()
-    }
 }
 
 impl Domain for XenDomain {
@@ -283,16 +243,7 @@ impl Domain for XenDomain {
             self.config = GuestConfig::read(self.identity.domid, &self.cancel)?;
             self.config_is_old = false;
         }
-        let guest = &self.guest;
-        let size = guest
-            .xen
-            .hvm_context_size(guest.id)
-            .map_err(|error| guest.failed("read the size of the state of", error))?;
-        self.context = vec![0; size];
-        call("preamble", guest.id, || {
-            state::preamble(&guest.xen, guest.id, self.config.text())
-        })
-        .map_err(|error| guest.failed("read the CPU policy of", error))
+        types::preamble(&self.guest, &mut *self.ops, self.config.text())
     }
 
     fn memory_map(&mut self) -> Result<Option<PageSet>, DomainError> {
@@ -300,39 +251,42 @@ impl Domain for XenDomain {
         self.config_is_old |= self.guest.target_changed()? || self.mapped_pages != 0;
         let info = self.guest.info()?;
         let before = info.tot_pages;
-        let highest = self
-            .guest
-            .xen
-            .maximum_gpfn(self.guest.id)
-            .map_err(|error| self.guest.failed("read the highest page of", error))?;
-        self.span = PageCount(highest + 1);
+        self.span = self.ops.look(&self.guest)?;
         if self.span.0 > SPAN_PER_PAGE * info.max_pages + SPAN_BASE {
             return Err(DomainError::Unsupported(format!(
-                "Domain {} has a page numbered {highest:#x}, far beyond its memory; its page map \
-                 would take more of dom0's memory than it is worth",
-                self.identity.name
+                "Domain {} has a page numbered {:#x}, far beyond its memory; its page map would \
+                 take more of dom0's memory than it is worth",
+                self.identity.name,
+                self.span.0 - 1
             )));
         }
-        let hints = self.special_pages(highest);
+        let hints = self.ops.hints(&self.guest);
+        let (guest, ops, keeper) = (&self.guest, &mut self.ops, &self.keeper);
         let pages = memory_map::find(self.span, PageCount(before), &hints, |pfns, answers| {
-            self.exist(pfns, answers)
+            keeper.beat();
+            ops.exist(guest, pfns, answers)
         })?;
         let bitmap = self.guest.xen.dirty_bitmap(self.span.0);
         self.bitmap =
             Some(bitmap.map_err(|error| self.guest.failed("allocate a bitmap for", error))?);
         self.mapped_pages = before;
+        self.ops.found(&pages);
         self.pages = Some(pages.clone());
         Ok(self.map_holds(&PageSet::new(self.span))?.then_some(pages))
     }
 
     fn map_holds(&mut self, stray: &PageSet) -> Result<bool, DomainError> {
-        if self.guest.target_changed()? || self.guest.info()?.tot_pages != self.mapped_pages {
+        if self.guest.target_changed()?
+            || self.guest.info()?.tot_pages != self.mapped_pages
+            || !self.ops.map_holds(&self.guest)?
+        {
             return Ok(false);
         }
         let mut answers = Vec::new();
         let stray: Vec<u64> = stray.iter().map(|pfn| pfn.0).collect();
         for pfns in stray.chunks(memory_map::QUERY) {
-            self.exist(pfns, &mut answers)?;
+            self.keeper.beat();
+            self.ops.exist(&self.guest, pfns, &mut answers)?;
             if answers.contains(&true) {
                 return Ok(false);
             }
@@ -345,6 +299,7 @@ impl Domain for XenDomain {
             self.guest.xen.clone(),
             self.guest.id,
             self.keeper.journal(),
+            self.ops.page_access(&self.guest)?,
         ))
     }
 
@@ -359,6 +314,14 @@ impl Domain for XenDomain {
         .unwrap_or_else(|error| Err(EnableError::Other(error)));
         match enabled {
             Ok(()) => {
+                // Only now is it sure that nobody else has it on, and the emulator's with it.
+                if let Err(error) = self.ops.tracking_begins(&self.guest) {
+                    let off = self.ops.tracking_ended(&self.guest).is_ok();
+                    if self.guest.xen.log_dirty_disable(id).is_ok() && off {
+                        let _ = self.keeper.tell_tracking(false);
+                    }
+                    return Err(error);
+                }
                 fault::point("armed");
                 Ok(())
             }
@@ -436,11 +399,14 @@ impl Domain for XenDomain {
             return Err(self.disturbed(&busy(pid)));
         }
         let guest = &self.guest;
+        // Whatever comes of it, the guest's own writes are tracked no longer.
+        let forgotten = self.ops.tracking_ended(guest);
         call("log-dirty-off", guest.id, || {
             guest.xen.log_dirty_disable(guest.id)
         })
         .map_err(|error| guest.failed("stop tracking the writes of", error))?;
         fault::point("off");
+        forgotten?;
         stamp::remove(guest)?;
         self.bitmap = None;
         // Noted or not, to switch it off once more would do no harm.
@@ -472,14 +438,71 @@ impl Domain for XenDomain {
         self.throttle.unthrottle(&mut self.guest, &mut self.keeper)
     }
 
+    fn make_ready(&mut self) -> Result<(), DomainError> {
+        let ready = self.ops.make_ready(&self.guest);
+        if ready.is_err() {
+            let _ = self.ops.wake(&self.guest);
+        }
+        ready
+    }
+
     fn suspend(
         &mut self,
         timeout: Duration,
         cancel: &Cancel,
         meanwhile: &mut dyn Meanwhile,
     ) -> Result<(), DomainError> {
+        let done = self.bring_to_suspend(timeout, cancel, meanwhile);
+        if done.is_err() {
+            // What was made ready holds nothing up.
+            let _ = self.ops.wake(&self.guest);
+        }
+        done
+    }
+
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
+        let quiet = self.ops.quiesce(&self.guest);
+        self.keeper.beat();
+        quiet
+    }
+
+    fn final_state(&mut self) -> Result<Tail, DomainError> {
+        let tail = self.ops.final_state(&self.guest)?;
+        fault::point("captured");
+        Ok(tail)
+    }
+
+    fn resume(&mut self) -> Result<(), DomainError> {
+        // In the toolstack's order: a guest that runs finds its devices there.
+        let awake = self.ops.wake(&self.guest);
+        // That must not keep the guest from running.
+        self.guest.run_on()?;
+        awake?;
+        // If noting fails it stays "suspended", and a running guest is left to run.
+        let _ = self.keeper.tell_stop(Stop::Resumed);
+        fault::point("resumed");
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Result<(), DomainError> {
+        self.guest.announce()?;
+        fault::point("announced");
+        let _ = self.keeper.tell_stop(Stop::No);
+        Ok(())
+    }
+}
+
+impl XenDomain {
+    /// The handshake, noted at every step.
+    fn bring_to_suspend(
+        &mut self,
+        timeout: Duration,
+        cancel: &Cancel,
+        meanwhile: &mut dyn Meanwhile,
+    ) -> Result<(), DomainError> {
         self.see_to_guardian()?;
-        self.guest.begin_handshake();
+        let suspension = self.ops.suspension(&self.guest)?;
+        self.guest.begin_handshake(suspension);
         let noted = self.keeper.tell_stop(Stop::Requested);
         noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
         fault::point("requesting");
@@ -510,33 +533,6 @@ impl Domain for XenDomain {
         done
     }
 
-    fn final_state(&mut self) -> Result<Tail, DomainError> {
-        let (guest, context) = (&self.guest, &mut self.context);
-        let tail = call("final-state", guest.id, || {
-            state::tail(&guest.xen, guest.id, context)
-        })
-        .map_err(|error| guest.failed("read the state of", error))?;
-        fault::point("captured");
-        Ok(tail)
-    }
-
-    fn resume(&mut self) -> Result<(), DomainError> {
-        self.guest.run_on()?;
-        // If noting fails it stays "suspended", and a running guest is left to run.
-        let _ = self.keeper.tell_stop(Stop::Resumed);
-        fault::point("resumed");
-        Ok(())
-    }
-
-    fn announce(&mut self) -> Result<(), DomainError> {
-        self.guest.announce()?;
-        fault::point("announced");
-        let _ = self.keeper.tell_stop(Stop::No);
-        Ok(())
-    }
-}
-
-impl XenDomain {
     fn disturbed(&self, why: &str) -> DomainError {
         DomainError::Unsupported(format!(
             "Domain {} cannot be saved: {why}; the image would have holes",

@@ -1,12 +1,12 @@
 //! The back-end for domUs on a real Xen.
 //!
-//! [`XenDomain`] is the guest as the engine sees it ([`crate::ports::Domain`]). PVH guests so far;
-//! what differs for HVM and PV guests is in `state` (records), `memory_map` (which pages, of which
-//! type) and the suspend handshake's end.
+//! [`XenDomain`] is the guest as the engine sees it ([`crate::ports::Domain`]); what differs between
+//! PVH, HVM and PV guests is in `types`.
 
 mod config;
 mod disks;
 mod domain;
+mod emulator;
 mod first_aid;
 mod guardian;
 mod guarding;
@@ -21,10 +21,10 @@ pub mod restore;
 mod rhythm;
 mod settle;
 mod stamp;
-mod state;
 mod suspend;
 mod sys;
 mod throttle;
+mod types;
 mod xl;
 
 pub use crate::guardian::Recovered;

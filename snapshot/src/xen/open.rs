@@ -2,7 +2,7 @@
 
 use xen_sys::{DomainId, DomainInfo, ShutdownReason, Store, Xen};
 
-use super::config::{GuestConfig, Kind};
+use super::config::GuestConfig;
 use crate::ports::DomainError;
 
 /// A domain could not be taken on.
@@ -87,21 +87,13 @@ pub(super) fn refuse_by_state(info: &DomainInfo) -> Option<String> {
     None
 }
 
-/// Says why a domain of this kind cannot be saved.
+/// Says why a domain so configured cannot be saved, whatever its type.
 pub(super) fn refuse_by_config(config: &GuestConfig) -> Option<String> {
-    let not_yet = |kind| {
-        Some(format!(
-            "it is {kind} guest; this livesave saves PVH guests only"
-        ))
-    };
-    match config.kind {
-        Kind::Pvh => {}
-        Kind::Hvm => return not_yet("an HVM"),
-        Kind::Pv => return not_yet("a PV"),
-    }
     if config.passed_through() > 0 {
         return Some(
-            "a host device is passed through to it; detach it first (`xl pci-detach`)".into(),
+            "a host device is passed through to it; detach it first (`xl pci-detach`, `xl \
+             usbdev-detach`)"
+                .into(),
         );
     }
     if config.numa_nodes() > 0 {

@@ -92,6 +92,12 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
     if reader.guest() == GuestType::Hvm && contexts != 1 {
         return Err(reader.damaged(end, "the image does not hold the guest's state once"));
     }
+    let emulators = reader.libxl_records().iter();
+    let emulators = emulators.filter(|at| at.kind == libxl::record::EMULATOR_CONTEXT);
+    if emulators.count() != usize::from(is_emulated(reader)) {
+        let what = "the image does not hold the state of the guest's emulated devices as it should";
+        return Err(reader.damaged(end, what));
+    }
     for at in reader.libxl_records() {
         use libxl::record::{EMULATOR_CONTEXT, EMULATOR_XENSTORE_DATA};
         if ![EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT].contains(&at.kind) {
@@ -100,6 +106,12 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
         }
     }
     Ok(())
+}
+
+/// Whether it is an HVM guest, by its configuration: the libxc image does not tell it from a PVH one.
+fn is_emulated(reader: &Reader) -> bool {
+    let config = serde_json::from_slice::<serde_json::Value>(reader.config());
+    config.is_ok_and(|config| config["c_info"]["type"] == "hvm")
 }
 
 fn padding(reader: &Reader, at: &RecordAt) -> Result<(), ImageError> {
