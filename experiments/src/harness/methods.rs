@@ -11,6 +11,7 @@ use crate::dom0::{stock as xen, xl};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -88,6 +89,10 @@ fn stock(made: Result<Result<Made, String>>) -> Result<Result<Made, Failure>> {
 /// Makes the images before a measured increment, if there are none: writes of the guest are tracked
 /// from then on.
 pub fn make_base(tools: &Tools, name: &str) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(tools.chain())?;
     let mut command = tools.livesave(&["save", name, "--quiet", "--incremental", "--dir"]);
     process::check(command.arg(tools.chain()), LIMIT).map(|_| ())
 }
