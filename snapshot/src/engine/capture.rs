@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::error::SaveError;
-use crate::page::{GuestPage, PageBytes};
+use crate::page::{GuestPage, PageBytes, PageKind};
 use crate::ports::{BATCH_PAGES, Cancel, ImageSink};
 use crate::units::{Bytes, PageCount, Pfn};
 
 /// Copies of pages, the newest of each, in chunks of [`BATCH_PAGES`]: what is held never moves when
 /// more is.
 pub(super) struct Capture {
-    slots: HashMap<Pfn, u32>,
+    slots: HashMap<Pfn, (u32, PageKind)>,
     chunks: Vec<Box<[PageBytes]>>,
     budget: usize,
 }
@@ -49,7 +49,7 @@ impl Capture {
 
     /// Takes a copy of a page, in place of an older one; `false` if the budget is used up.
     pub fn take(&mut self, pfn: Pfn, page: GuestPage<'_>) -> bool {
-        let Some(slot) = self.slot_for(pfn) else {
+        let Some(slot) = self.slot_for(pfn, page.kind()) else {
             return false;
         };
         page.copy_to(&mut self.chunks[slot / BATCH_PAGES][slot % BATCH_PAGES]);
@@ -61,7 +61,7 @@ impl Capture {
     pub fn take_all(&mut self, pages: &[(Pfn, GuestPage<'_>)], threads: usize) -> usize {
         let mut from: Vec<(usize, GuestPage<'_>)> = Vec::with_capacity(pages.len());
         for &(pfn, page) in pages {
-            let Some(slot) = self.slot_for(pfn) else {
+            let Some(slot) = self.slot_for(pfn, page.kind()) else {
                 break;
             };
             from.push((slot, page));
@@ -95,10 +95,11 @@ impl Capture {
     }
 
     /// The slot of a page, a new one if it has none; `None` if the budget is used up.
-    fn slot_for(&mut self, pfn: Pfn) -> Option<usize> {
+    fn slot_for(&mut self, pfn: Pfn, kind: PageKind) -> Option<usize> {
         let next = self.slots.len();
-        if let Some(&slot) = self.slots.get(&pfn) {
-            return Some(slot as usize);
+        if let Some((slot, held)) = self.slots.get_mut(&pfn) {
+            *held = kind;
+            return Some(*slot as usize);
         }
         if next == self.budget {
             return None;
@@ -106,7 +107,7 @@ impl Capture {
         if next == self.chunks.len() * BATCH_PAGES {
             self.chunks.push(new_chunk());
         }
-        self.slots.insert(pfn, next as u32);
+        self.slots.insert(pfn, (next as u32, kind));
         Some(next)
     }
 
@@ -124,7 +125,7 @@ impl Capture {
                 |slot: u32| &self.chunks[slot as usize / BATCH_PAGES][slot as usize % BATCH_PAGES];
             let batch: Vec<_> = pages
                 .iter()
-                .map(|&(pfn, slot)| (pfn, GuestPage::of(page(slot))))
+                .map(|&(pfn, (slot, kind))| (pfn, GuestPage::of(page(slot)).of_kind(kind)))
                 .collect();
             sink.write(&batch)?;
         }
