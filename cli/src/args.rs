@@ -173,6 +173,11 @@ pub struct SaveArgs {
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub min_cap: u32,
 
+    /// Leave the guest's own CPU cap in place while it freezes and thaws. By default it is free of it
+    /// for that moment, so that its pause does not consist of waiting for its turn.
+    #[arg(long)]
+    pub keep_cap: bool,
+
     /// Memory for the pages captured in the pause, and before it where the disk is slow; what of
     /// the pause exceeds it is written in the pause [default: a quarter of what is free, at most 256 MiB].
     #[arg(long, value_name = "SIZE")]

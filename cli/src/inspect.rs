@@ -35,9 +35,12 @@ fn page_count(reader: &Reader) -> Result<PageCount> {
 }
 
 fn guest_type(reader: &Reader) -> &'static str {
-    match reader.guest() {
-        GuestType::Pv => "PV",
-        GuestType::Hvm => "HVM or PVH",
+    let config = serde_json::from_slice::<Value>(reader.config()).unwrap_or(Value::Null);
+    match (reader.guest(), config["c_info"]["type"].as_str()) {
+        (GuestType::Pv, _) => "PV",
+        (GuestType::Hvm, Some("hvm")) => "HVM",
+        (GuestType::Hvm, Some("pvh")) => "PVH",
+        (GuestType::Hvm, _) => "HVM or PVH",
     }
 }
 

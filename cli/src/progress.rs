@@ -209,16 +209,26 @@ fn round_line(round: &Round, decision: Decision) -> String {
 
 fn window_line(window: &Window) -> String {
     format!(
-        "Paused for {}{}: suspend {}, dirty set {}, copy of {} {}, state {}, resume {}",
+        "Paused for {}{}: suspend {}{}, dirty set {}, copy of {} {}, state {}, resume {}",
         span(window.total_s),
         foretold(window),
         span(window.suspend_s),
+        emulator(window),
         span(window.dirty_fetch_s),
         window.pages,
         span(window.copy_s),
         span(window.state_s),
         span(window.resume_s),
     )
+}
+
+/// What an emulator took; most guests have none.
+fn emulator(window: &Window) -> String {
+    if window.emulator_s > 0.0 {
+        format!(", emulator {}", span(window.emulator_s))
+    } else {
+        String::new()
+    }
 }
 
 /// What had been foretold; nothing was of a plain save.

@@ -113,7 +113,8 @@ fn attempt(
     let past = history().of(&domain.identity().uuid);
     let options = Options {
         base,
-        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked),
+        keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked)
+            && domain.no_increments().is_none(),
         ..options(args, past)
     };
     let replaced = args.force.then(|| disks::of_replaced(&path)).flatten();
@@ -235,6 +236,7 @@ fn options(args: &SaveArgs, past: Vec<PastWindow>) -> Options {
             OnMissArg::Abort => OnMiss::Abort,
         },
         min_cap: args.min_cap,
+        lift_own_cap: !args.keep_cap,
         past,
         ..Options::default()
     }
@@ -314,13 +316,16 @@ fn summary(report: &Report) -> String {
             span(brownout.cpu_lost_s)
         )
     });
+    let uncapped = Some(report.facts.window.uncapped_s)
+        .filter(|seconds| *seconds > 0.0)
+        .map(|seconds| format!("; free of its own CPU cap for {}", span(seconds)));
     let what = report.facts.parent.as_ref().map(|parent| {
         let held = report.facts.held_pages.unwrap_or_default();
         format!(", {} written since {}", held.bytes(), parent.file)
     });
     let disks = report.facts.disks.as_ref().map(disks_line);
     format!(
-        "Saved {} to {}{}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}{}",
+        "Saved {} to {}{}: {} ({} on disk) in {}, paused for {} ({} of it suspended){}{}{}",
         report.facts.domain.name,
         report.image,
         what.unwrap_or_default(),
@@ -330,6 +335,7 @@ fn summary(report: &Report) -> String {
         span(report.facts.window.total_s),
         span(report.facts.window.suspended_s),
         throttled.unwrap_or_default(),
+        uncapped.unwrap_or_default(),
         disks.unwrap_or_default(),
     )
 }

@@ -16,6 +16,12 @@
 //! the second on. Else it is the first time, and every time for `slow`. A guardian counts for
 //! itself.
 //!
+//! Around the emulator of an HVM guest, in the order of a save: `emulator-log-starting`,
+//! `emulator-log-on`, `emulator-ready`, `emulator-stopping`, `emulator-stopped`, `emulator-saved`,
+//! `emulator-runs`, `emulator-log-off`. The commands to it are calls: `qmp-capabilities`,
+//! `qmp-status`, `qmp-dirty-log`, `qmp-add-fd`, `qmp-stop`, `qmp-save`, `qmp-cont`. A guest without
+//! PV drivers is suspended by the call `shutdown`.
+//!
 //! `LIVESAVE_WATCH_MS` is how long a guest is watched that may suspend late.
 
 /// The save passes here.

@@ -80,8 +80,8 @@ pub struct Cpu {
 ///
 /// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
-/// `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
-/// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` had been called, and
+/// `make_ready`, `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
+/// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` or `lift_own_cap` had been called, and
 /// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
 /// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
 pub trait Domain {
@@ -192,12 +192,27 @@ pub trait Domain {
     /// [`DomainError`]; `unthrottle` is called all the same.
     fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError>;
 
+    /// Takes its own limit away for the pause, so that it is not made to wait for its turn while it
+    /// freezes and thaws; says whether it had one. Not called while throttled.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `unthrottle` is called all the same.
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError>;
+
     /// Puts its own limit back, unless somebody else has changed it meanwhile. Nothing to do if it
-    /// is not throttled.
+    /// is neither throttled nor free of its limit.
     ///
     /// # Errors
     /// [`DomainError`]; may be called again.
     fn unthrottle(&mut self) -> Result<(), DomainError>;
+
+    /// Does what can be done ahead of a `suspend`, which follows at once. The guest runs.
+    ///
+    /// # Errors
+    /// [`DomainError`]; nothing is held up then, nor is it when `suspend` fails.
+    fn make_ready(&mut self) -> Result<(), DomainError> {
+        Ok(())
+    }
 
     /// Asks the guest to suspend and waits until it has: at most `timeout`, and no longer than
     /// `cancel` stays quiet. On `Ok` nothing writes to guest memory any more until `resume`. Where
@@ -213,13 +228,13 @@ pub trait Domain {
     ) -> Result<(), DomainError>;
 
     /// Stops whatever else writes to the suspended guest's memory (an emulator of its devices), and
-    /// takes its state. Called right after `suspend`: what is written from its return on until
-    /// `resume` is not the guest's.
+    /// takes its state; whether there is any. Called right after `suspend`: nothing is written from
+    /// its return on until `resume`.
     ///
     /// # Errors
     /// [`DomainError`]; `resume` puts it right.
-    fn quiesce(&mut self) -> Result<(), DomainError> {
-        Ok(())
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
+        Ok(false)
     }
 
     /// What stands in the image after the memory: vCPU and device state at the cut. Called while

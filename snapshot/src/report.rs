@@ -90,6 +90,10 @@ pub struct Window {
     pub total_s: f64,
     /// The domain's own share: seen suspended until it ran on.
     pub suspended_s: f64,
+    /// For how long the guest was free of its own CPU cap, seconds: from before the request until it
+    /// had thawed. 0 if it has none, or if it was left.
+    #[serde(default)]
+    pub uncapped_s: f64,
     /// Pages captured in the window.
     pub pages: PageCount,
     /// Bytes that were held in memory and written after the resume: of them, and of pages that

@@ -77,6 +77,11 @@ pub struct FakeDomain {
     pub kept_for: Option<ImageId>,
     /// The limit set by the engine, if it has set one.
     pub throttled: Option<CpuPercent>,
+    /// It has a limit of its own.
+    pub own_cap: Option<CpuPercent>,
+    /// It is free of that now, and how often it was.
+    pub uncapped: bool,
+    pub lifts: u32,
     /// CPU time used so far.
     pub cpu_time: Duration,
     /// All limits that were set.
@@ -110,6 +115,9 @@ impl FakeDomain {
             log_dirty: false,
             kept_for: None,
             throttled: None,
+            own_cap: None,
+            uncapped: false,
+            lifts: 0,
             cpu_time: Duration::ZERO,
             limits: vec![],
             at_cut: vec![],
@@ -265,7 +273,7 @@ impl Domain for FakeDomain {
         self.call("cpu")?;
         Ok(Cpu {
             vcpus: 1,
-            own: None,
+            own: self.own_cap,
             means: "cap",
         })
     }
@@ -281,10 +289,23 @@ impl Domain for FakeDomain {
         self.call("throttle")
     }
 
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        assert!(self.throttled.is_none(), "freed while throttled");
+        assert!(!self.suspended, "freed while suspended");
+        if self.own_cap.is_none() {
+            return Ok(false);
+        }
+        self.uncapped = true;
+        self.lifts += 1;
+        self.call("lift_own_cap")?;
+        Ok(true)
+    }
+
     fn unthrottle(&mut self) -> Result<(), DomainError> {
-        if self.throttled.is_some() {
+        if self.throttled.is_some() || self.uncapped {
             self.call("unthrottle")?;
             self.throttled = None;
+            self.uncapped = false;
         }
         Ok(())
     }

@@ -10,6 +10,9 @@ pub mod hvm_param {
 
     /// How the guest is interrupted for events; 0 for a guest without PV drivers.
     pub const CALLBACK_IRQ: u32 = raw::HVM_PARAM_CALLBACK_IRQ;
+    /// The ACPI sleep state that the guest is in; 0 is awake (`HVM_PARAM_ACPI_S_STATE`, not among
+    /// the generated bindings).
+    pub const ACPI_S_STATE: u32 = 14;
     /// Frame of the xenstore ring.
     pub const STORE_PFN: u32 = raw::HVM_PARAM_STORE_PFN;
     /// The guest's port of the xenstore event channel.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use experiments::dom0::guest::{KERNEL, RAMDISK};
+use experiments::dom0::spec::Site;
 use experiments::harness::case::Backend;
 use experiments::harness::embedded::Embedded;
 use experiments::harness::manifest::{self, MANIFEST, Machine, Manifest};
@@ -371,12 +371,15 @@ fn here(args: &RunArgs, plan: &Plan, text: String, stop: &AtomicBool) -> Result<
 
 /// What the testbed has where.
 fn testbed_dom0() -> Dom0 {
+    let site = Site::default();
     Dom0 {
         livesave: "/payload/livesave".into(),
         images: "/images".into(),
-        kernel: KERNEL.into(),
-        ramdisk: RAMDISK.into(),
-        cpus: "1".to_owned(),
+        kernel: site.kernel,
+        ramdisk: site.ramdisk,
+        hvm_kernel: Some(site.hvm_kernel),
+        hvm_ramdisk: Some(site.hvm_ramdisk),
+        cpus: site.cpus,
         ..Dom0::default()
     }
 }

@@ -7,6 +7,7 @@ use experiments::lines::Line;
 use experiments::workload::commands::{self, Verb};
 use experiments::workload::config::{Config, Rate};
 use experiments::workload::devices::{self, Traffic};
+use experiments::workload::emulated::{self, EmulatedReads};
 use experiments::workload::faults::{self, Ending, NoFreeze};
 use experiments::workload::output::Output;
 use experiments::workload::records::{Progress, Records};
@@ -38,6 +39,7 @@ struct Guest {
     fixed: StaticArea,
     ticker: Ticker,
     records: Option<Records>,
+    emulated: Option<EmulatedReads>,
     no_freeze: NoFreeze,
 }
 
@@ -80,6 +82,11 @@ impl Guest {
             devices::use_net(&traffic, address, out).map_err(|e| format!("net: {e}"))?;
         }
         let records = Records::start(&config, out).map_err(|e| format!("records: {e}"))?;
+        let emulated = config.emulated.as_deref();
+        let emulated = emulated.map(|disk| EmulatedReads::start(disk, config.seed, out));
+        let emulated = emulated
+            .transpose()
+            .map_err(|e| format!("emulated disk: {e}"))?;
         out.say(
             Line::new("start")
                 .with("rate", config.rate)
@@ -92,14 +99,19 @@ impl Guest {
         );
         let (counted, beats) = (Arc::clone(&writers), out.clone());
         let period = Duration::from_millis(config.beat_ms);
-        let recorded = records.as_ref().map(|r| Arc::clone(&r.progress));
-        thread::spawn(move || beat(&counted, &traffic, recorded.as_deref(), period, &beats));
+        let others = Others {
+            traffic,
+            records: records.as_ref().map(|r| Arc::clone(&r.progress)),
+            emulated: emulated.as_ref().map(|e| Arc::clone(&e.progress)),
+        };
+        thread::spawn(move || beat(&counted, &others, period, &beats));
         Ok(Self {
             out: out.clone(),
             writers,
             fixed,
             ticker,
             records,
+            emulated,
             no_freeze: NoFreeze::default(),
         })
     }
@@ -130,6 +142,10 @@ impl Guest {
         match verb {
             Verb::Ping => Ok(ok),
             Verb::Verify => Ok(self.verify()),
+            Verb::Frames => match &self.emulated {
+                Some(emulated) => Ok(frames(emulated.frames())),
+                None => Err(std::io::Error::other("there is no emulated disk")),
+            },
             Verb::Records => match &self.records {
                 Some(records) => records.scan(),
                 None => Err(std::io::Error::other("no disk has records")),
@@ -175,7 +191,15 @@ impl Guest {
     fn verify(&self) -> Line {
         let started = Instant::now();
         let answers: Vec<_> = self.writers.iter().map(Writer::verify).collect();
+        let emulated = self.emulated.as_ref().map(EmulatedReads::verify);
         let mut total = self.fixed.verify(&self.out);
+        if let Some(answer) = emulated {
+            let Ok(Verdict { pages, bad, .. }) = answer.recv() else {
+                return Line::new("error").with("why", "the reader is gone");
+            };
+            total.pages += pages;
+            total.bad += bad;
+        }
         for answer in answers {
             let Ok(Verdict { seq, pages, bad }) = answer.recv() else {
                 return Line::new("error").with("why", "a writer is gone");
@@ -199,14 +223,26 @@ fn total_seq(writers: &[Writer]) -> u64 {
     seqs.sum()
 }
 
+/// Frame numbers in one word.
+fn frames(frames: &[u64]) -> Line {
+    let words: Vec<_> = frames.iter().map(u64::to_string).collect();
+    Line::new("frames").with("list", words.join(","))
+}
+
+/// What a heartbeat tells of besides the writers.
+struct Others {
+    traffic: Arc<Traffic>,
+    records: Option<Arc<Progress>>,
+    emulated: Option<Arc<emulated::Progress>>,
+}
+
 /// The heartbeat, once in every period or somewhat later.
-fn beat(
-    writers: &[Writer],
-    traffic: &Traffic,
-    records: Option<&Progress>,
-    period: Duration,
-    out: &Output,
-) {
+fn beat(writers: &[Writer], others: &Others, period: Duration, out: &Output) {
+    let Others {
+        traffic,
+        records,
+        emulated,
+    } = others;
     let (start, mut last, mut last_seq) = (Instant::now(), Instant::now(), total_seq(writers));
     loop {
         thread::sleep(period);
@@ -226,6 +262,12 @@ fn beat(
             .with("disk_bad", traffic.disk_bad.load(Ordering::Relaxed))
             .with("net_sent", traffic.net_sent.load(Ordering::Relaxed))
             .with("net_back", traffic.net_back.load(Ordering::Relaxed));
+        let line = match emulated {
+            Some(emulated) => line
+                .with("emulated", emulated.read.load(Ordering::Relaxed))
+                .with("emulated_bad", emulated.bad.load(Ordering::Relaxed)),
+            None => line,
+        };
         out.say(match records {
             Some(records) => records.add_to(line),
             None => line,

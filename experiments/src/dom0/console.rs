@@ -29,6 +29,8 @@ pub struct Mark(u64);
 #[derive(Clone, Debug)]
 pub struct Console {
     log: PathBuf,
+    /// Where xenstore says which terminal it is, below the domain's own directory.
+    terminal: &'static str,
 }
 
 impl Console {
@@ -43,7 +45,29 @@ impl Console {
     pub fn among(logs: &Path, name: &str) -> Self {
         Self {
             log: logs.join(format!("guest-{name}.log")),
+            terminal: "console/tty",
         }
+    }
+
+    /// The same, but for a guest whose console is its emulated serial port. Nobody logs what that says
+    /// but who asks for it ([`super::serial`]).
+    #[must_use]
+    pub fn on_serial_port(self) -> Self {
+        Self {
+            terminal: "serial/0/tty",
+            ..self
+        }
+    }
+
+    /// The log's file.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The terminal, by xenstore.
+    pub fn terminal(&self, domid: u32) -> Result<String> {
+        xl::xenstore_read(&format!("/local/domain/{domid}/{}", self.terminal))
     }
 
     /// The end of the log as it is now; 0 while there is none.
@@ -103,7 +127,7 @@ impl Console {
     pub fn send(&self, domid: u32, command: &str) -> Result<(u64, Mark)> {
         let mark = self.mark()?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let tty = xl::xenstore_read(&format!("/local/domain/{domid}/console/tty"))?;
+        let tty = self.terminal(domid)?;
         let mut file = OpenOptions::new()
             .write(true)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
@@ -137,6 +161,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let console = Console {
             log: dir.join("guest-x.log"),
+            ..Console::of("x")
         };
         assert_eq!(console.mark().unwrap(), Mark(0));
         std::fs::write(&console.log, "LS beat seq=1\r\nnoise\n").unwrap();

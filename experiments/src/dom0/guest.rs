@@ -3,7 +3,8 @@
 use super::console::{Console, Mark};
 use super::harm::Harm;
 use super::hypervisor::{self, Domain};
-use super::spec::Spec;
+use super::serial::Logger;
+use super::spec::{GuestType, Spec};
 use super::xl;
 use crate::lines::Line;
 use anyhow::{Context, Result, bail};
@@ -16,9 +17,13 @@ use xen_sys::{CpuShare, DomainId, Xen};
 pub const KERNEL: &str = "/payload/guest-vmlinux";
 /// See [`KERNEL`].
 pub const RAMDISK: &str = "/payload/guest-initrd.img";
+/// The same packed, for HVM guests.
+pub const HVM_RAMDISK: &str = "/payload/guest-initrd.img.gz";
 
 /// Time for a guest to boot, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// The same for one whose emulator, emulated itself, loads its kernel byte by byte.
+const HVM_BOOT_LIMIT: Duration = Duration::from_secs(480);
 /// Time for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 
@@ -30,6 +35,8 @@ pub struct Guest {
     pub domid: u32,
     /// Its console.
     pub console: Console,
+    /// Logs what it says, where nobody else does.
+    logger: Option<Logger>,
 }
 
 /// Result of a full check of the guest's memory by the guest itself.
@@ -77,17 +84,17 @@ impl Guest {
     /// Creates the guest and waits until its workload runs. `dir` takes its
     /// configuration file.
     pub fn start(spec: Spec, dir: &Path) -> Result<Self> {
-        let console = Console::among(&spec.site.console_logs, &spec.name);
+        let mut console = Console::among(&spec.site.console_logs, &spec.name);
+        if spec.has_serial_console() {
+            console = console.on_serial_port();
+        }
         let mark = console.mark()?;
         let file = write_config(&spec, dir)?;
         let path = file.to_str().context("configuration path is not UTF-8")?;
         xl::xl(&["create", path])?;
         let domid = hypervisor::number_of(&spec.name)?.context("xl create left no domain")?;
-        let mut guest = Self {
-            spec,
-            domid,
-            console,
-        };
+        let mut guest = Self::known(spec, domid, console);
+        guest.log_serial_port()?;
         guest.wait_for_start(mark)?;
         if guest.spec.memory_mib != guest.spec.max_memory_mib {
             guest.balloon_down()?;
@@ -95,10 +102,32 @@ impl Guest {
         Ok(guest)
     }
 
+    /// A guest that somebody else has started.
+    #[must_use]
+    pub fn known(spec: Spec, domid: u32, console: Console) -> Self {
+        Self {
+            spec,
+            domid,
+            console,
+            logger: None,
+        }
+    }
+
+    fn log_serial_port(&mut self) -> Result<()> {
+        if self.spec.has_serial_console() {
+            self.logger = Some(Logger::start(&self.console, self.domid)?);
+        }
+        Ok(())
+    }
+
     fn wait_for_start(&self, mark: Mark) -> Result<()> {
+        let limit = match self.spec.kind {
+            GuestType::Hvm => HVM_BOOT_LIMIT,
+            GuestType::Pvh | GuestType::Pv => BOOT_LIMIT,
+        };
         let first = self
             .console
-            .wait_for(mark, BOOT_LIMIT, "first heartbeat", |line| {
+            .wait_for(mark, limit, "first heartbeat", |line| {
                 line.kind == "beat" || line.kind == "error"
             })?;
         if first.kind == "error" {
@@ -133,7 +162,7 @@ impl Guest {
     pub fn find_again(&mut self) -> Result<()> {
         let domid = hypervisor::number_of(&self.spec.name)?;
         self.domid = domid.context("there is no such domain after it")?;
-        Ok(())
+        self.log_serial_port()
     }
 
     /// Sends a command and waits for its answer.

@@ -63,6 +63,20 @@ pub fn look(domid: u32) -> Result<()> {
     look_at(domid, false)
 }
 
+/// How many of these pages are dirty.
+pub fn dirty_among(domid: u32, frames: &[u64]) -> Result<usize> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    let pages = xen.maximum_gpfn(domain)? + 1;
+    let mut bitmap = xen.dirty_bitmap(pages)?;
+    xen.log_dirty_peek(domain, &mut bitmap, pages, false)?;
+    let dirty = |frame: &&u64| {
+        let word = bitmap.get((**frame / 64) as usize);
+        word.is_some_and(|word| word & (1 << (**frame % 64)) != 0)
+    };
+    Ok(frames.iter().filter(dirty).count())
+}
+
 fn look_at(domid: u32, forget: bool) -> Result<()> {
     let domain = DomainId::new(domid).context("domain number out of range")?;
     let xen = Xen::open()?;

@@ -21,8 +21,16 @@ impl Loop {
     /// On a new file of that size.
     pub fn create(file: &Path, mib: u64) -> Result<Self> {
         fs::File::create(file)?.set_len(mib << 20)?;
+        Self::on(file, 0)
+    }
+
+    /// On a file that is there, from that byte on.
+    pub fn on(file: &Path, offset: u64) -> Result<Self> {
+        let offset = format!("--offset={offset}");
         let made = process::check(
-            Command::new("losetup").args(["--find", "--show"]).arg(file),
+            Command::new("losetup")
+                .args(["--find", "--show", &offset])
+                .arg(file),
             Duration::from_secs(30),
         )?;
         Ok(Self(PathBuf::from(made.stdout.trim())))

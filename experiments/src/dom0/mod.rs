@@ -1,7 +1,10 @@
 //! Driving real guests from a dom0: `xl`, the stock ways to save, and livesave.
 
+pub mod boot_disk;
+pub mod config;
 pub mod console;
 pub mod echo;
+pub mod emulator;
 pub mod guest;
 pub mod harm;
 pub mod hold;
@@ -13,6 +16,7 @@ pub mod lvm;
 pub mod pool;
 pub mod process;
 pub mod receiver;
+pub mod serial;
 pub mod spec;
 pub mod stock;
 pub mod xenstored;

@@ -1,19 +1,46 @@
 //! What guest to start.
 
 use super::console::LOG_DIR;
-use super::guest::{KERNEL, RAMDISK};
+use super::guest::{HVM_RAMDISK, KERNEL, RAMDISK};
 use std::path::{Path, PathBuf};
 
 /// The name of the guests that tests share.
 pub const SHARED_NAME: &str = "guest";
 
+/// What a guest is to Xen: `type` of xl.cfg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestType {
+    /// Hardware virtualisation, no emulated devices.
+    Pvh,
+    /// Hardware virtualisation, with a QEMU in dom0 that emulates a PC.
+    Hvm,
+    /// No hardware virtualisation.
+    Pv,
+}
+
+impl GuestType {
+    /// As xl.cfg spells it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pvh => "pvh",
+            Self::Hvm => "hvm",
+            Self::Pv => "pv",
+        }
+    }
+}
+
 /// Where a guest finds what it needs of its host; by default as in the testbed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// Its kernel.
+    /// Its kernel, if it is no HVM guest.
     pub kernel: PathBuf,
     /// Its initramfs, with the workload.
     pub ramdisk: PathBuf,
+    /// The kernel of an HVM guest, as distributions pack it: its QEMU loads it as a PC's loader does.
+    pub hvm_kernel: PathBuf,
+    /// The initramfs of an HVM guest. A small one: it is loaded byte by byte through an emulated port.
+    pub hvm_ramdisk: PathBuf,
     /// CPUs that it runs on, as `cpus` of xl.cfg; empty is any.
     pub cpus: String,
     /// Where xenconsoled logs.
@@ -25,6 +52,8 @@ impl Default for Site {
         Self {
             kernel: KERNEL.into(),
             ramdisk: RAMDISK.into(),
+            hvm_kernel: own_kernel(),
+            hvm_ramdisk: HVM_RAMDISK.into(),
             // Away from dom0: unpinned PVH guests triple-fault now and then under QEMU's emulation
             // of SVM.
             cpus: "1".to_owned(),
@@ -33,11 +62,21 @@ impl Default for Site {
     }
 }
 
+/// dom0's own, as Debian installs it. In the testbed other guests have the same unpacked.
+fn own_kernel() -> PathBuf {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("/boot/vmlinuz-{}", release.trim()).into()
+}
+
 /// A guest with the self-checking workload, as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// Its name.
     pub name: String,
+    /// What it is to Xen.
+    pub kind: GuestType,
+    /// What only HVM guests have.
+    pub pc: Pc,
     /// Memory now, in MiB.
     pub memory_mib: u64,
     /// Memory at most, in MiB; the same unless the guest is ballooned down.
@@ -60,11 +99,37 @@ pub struct Spec {
     pub filesystem: bool,
 }
 
+/// What the emulated PC of an HVM guest has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pc {
+    /// It boots through the BIOS from this disk ([`super::boot_disk`]); else QEMU loads its kernel.
+    pub boot_disk: Option<PathBuf>,
+    /// An emulated IDE disk that the guest goes on using, as `/dev/sda`: it is told not to have its
+    /// emulated devices unplugged.
+    pub emulated_disk: Option<PathBuf>,
+    /// It knows of Xen, and has Xen's devices and console. Else it is as any operating system
+    /// without drivers for Xen: it does not hear of a suspend request, and its console is a serial
+    /// port.
+    pub knows_xen: bool,
+}
+
+impl Default for Pc {
+    fn default() -> Self {
+        Self {
+            boot_disk: None,
+            emulated_disk: None,
+            knows_xen: true,
+        }
+    }
+}
+
 impl Default for Spec {
-    /// 512 MiB, one vCPU, 5 000 pages/s round 128 MiB.
+    /// A PVH guest of 512 MiB, one vCPU, 5 000 pages/s round 128 MiB.
     fn default() -> Self {
         Self {
             name: SHARED_NAME.to_owned(),
+            kind: GuestType::Pvh,
+            pc: Pc::default(),
             memory_mib: 512,
             max_memory_mib: 512,
             vcpus: 1,
@@ -93,6 +158,34 @@ impl Spec {
         let mut medium = self.memory(256).with("ring=32").with("static=8");
         medium.filesystem = true;
         medium.with("beat=100").rate("2000")
+    }
+
+    /// The same as an HVM guest.
+    #[must_use]
+    pub fn hvm(mut self) -> Self {
+        self.kind = GuestType::Hvm;
+        self
+    }
+
+    /// The same as a PV guest.
+    #[must_use]
+    pub fn pv(mut self) -> Self {
+        self.kind = GuestType::Pv;
+        self
+    }
+
+    /// The same as a guest that knows nothing of Xen.
+    #[must_use]
+    pub fn without_xen(mut self) -> Self {
+        self.pc.knows_xen = false;
+        self.hvm()
+    }
+
+    /// The same, reading all the time from an emulated disk ([`crate::workload::emulated`]).
+    #[must_use]
+    pub fn reads_emulated(mut self, disk: impl Into<PathBuf>) -> Self {
+        self.pc.emulated_disk = Some(disk.into());
+        self.hvm().with("emulated=sda")
     }
 
     /// The same with so much memory.
@@ -154,58 +247,6 @@ impl Spec {
     pub fn differs_in_rate_only(&self, other: &Self) -> bool {
         self.clone().rate("") == other.clone().rate("")
     }
-
-    /// What `xl create` is given.
-    #[must_use]
-    pub fn config(&self) -> String {
-        let mut settings = format!(" ls.rate={}", self.rate);
-        for setting in &self.settings {
-            settings.push_str(" ls.");
-            settings.push_str(setting);
-        }
-        // What `guest-init` loads: it takes time.
-        let parts = [
-            (self.net, "net"),
-            (self.disk.is_some() || !self.disks.is_empty(), "disk"),
-            (self.filesystem, "filesystem"),
-        ];
-        let parts = parts.iter().filter(|(wanted, _)| *wanted);
-        let load = parts.map(|(_, part)| *part).collect::<Vec<_>>().join(",");
-        let Site {
-            kernel,
-            ramdisk,
-            cpus,
-            console_logs: _,
-        } = &self.site;
-        let mut config = format!(
-            "name = \"{}\"\ntype = \"pvh\"\nmemory = {}\nmaxmem = {}\nvcpus = {}\n\
-             kernel = \"{}\"\nramdisk = \"{}\"\n\
-             cmdline = \"console=hvc0 quiet panic=0 testbed.load={load}{settings}\"\n\
-             on_crash = \"preserve\"\non_reboot = \"preserve\"\n",
-            self.name,
-            self.max_memory_mib,
-            self.max_memory_mib,
-            self.vcpus,
-            kernel.display(),
-            ramdisk.display()
-        );
-        if !cpus.is_empty() {
-            config.push_str(&format!("cpus = \"{cpus}\"\n"));
-        }
-        let xvda = self.disk.iter().map(|device| ("xvda", device));
-        let more = self.disks.iter();
-        let more = more.map(|(vdev, device)| (vdev.as_str(), device));
-        let disks = xvda.chain(more);
-        let disks = disks.map(|(vdev, device)| format!("\"phy:{},{vdev},w\"", device.display()));
-        let disks = disks.collect::<Vec<_>>().join(", ");
-        if !disks.is_empty() {
-            config.push_str(&format!("disk = [ {disks} ]\n"));
-        }
-        if self.net {
-            config.push_str("vif = [ \"bridge=xenbr0\" ]\n");
-        }
-        config
-    }
 }
 
 #[cfg(test)]
@@ -219,38 +260,9 @@ mod tests {
         assert!(!small.differs_in_rate_only(&Spec::default()));
         assert!(!small.differs_in_rate_only(&small.clone().vcpus(2)));
         assert!(!small.differs_in_rate_only(&small.clone().with("scrub=0")));
+        assert!(!small.differs_in_rate_only(&small.clone().hvm()));
         let mut ballooned = small.clone();
         ballooned.memory_mib -= 8;
         assert!(!small.differs_in_rate_only(&ballooned));
-    }
-
-    #[test]
-    fn the_configuration_has_every_setting() {
-        let config = Spec::default().small().rate("max").config();
-        assert!(config.contains("maxmem = 128\n"), "{config}");
-        assert!(config.contains(" ls.rate=max "), "{config}");
-        assert!(config.contains(" ls.ring=16 "), "{config}");
-        assert!(!config.contains("disk = ["), "{config}");
-    }
-    #[test]
-    fn every_disk_is_given_and_disks_with_records_are_told_of() {
-        let mut spec = Spec::default().with("disk=1");
-        spec.disk = Some("/dev/loop0".into());
-        let config = spec.clone().config();
-        assert!(
-            config.contains("disk = [ \"phy:/dev/loop0,xvda,w\" ]\n"),
-            "{config}"
-        );
-        assert!(config.contains("testbed.load=disk "), "{config}");
-        let (raw, files) = (Path::new("/dev/vg/raw"), Path::new("/dev/vg/files"));
-        let config = spec.records(&[("xvdb", raw)], &[("xvdc", files)]).config();
-        let disks = "disk = [ \"phy:/dev/loop0,xvda,w\", \"phy:/dev/vg/raw,xvdb,w\", \
-                     \"phy:/dev/vg/files,xvdc,w\" ]\n";
-        assert!(config.contains(disks), "{config}");
-        assert!(
-            config.contains(" ls.records=xvdb ls.files=xvdc"),
-            "{config}"
-        );
-        assert!(config.contains("testbed.load=disk,filesystem "), "{config}");
     }
 }

@@ -44,6 +44,10 @@ pub struct Dom0 {
     pub kernel: PathBuf,
     /// The guests' initramfs, which holds the workload (`experiments/testbed/guest-initrd` makes it).
     pub ramdisk: PathBuf,
+    /// Another kernel for HVM guests: it must be as distributions pack it.
+    pub hvm_kernel: Option<PathBuf>,
+    /// Another initramfs for HVM guests, such as the same packed by gzip.
+    pub hvm_ramdisk: Option<PathBuf>,
     /// CPUs on which guests run, as `cpus` of xl.cfg; empty is any. Not dom0's, for its work would
     /// show as gaps.
     pub cpus: String,
@@ -58,6 +62,8 @@ impl Default for Dom0 {
             images: "/var/tmp".into(),
             kernel: "/boot/vmlinuz".into(),
             ramdisk: "/var/lib/livesave/guest-initrd.img".into(),
+            hvm_kernel: None,
+            hvm_ramdisk: None,
             cpus: String::new(),
             console_logs: crate::dom0::console::LOG_DIR.into(),
         }

@@ -72,8 +72,8 @@ pub struct Measured {
     /// Largest resident memory of any one process of the method, in bytes.
     pub peak_memory: u64,
     /// Work that the guest did not do for the save, in seconds of its work before; negative where it
-    /// did more.
-    pub work_lost_s: f64,
+    /// did more. Always there in what is stored; reports leave it out where it means nothing.
+    pub work_lost_s: Option<f64>,
     /// livesave's forecast of the pause when it began it, in seconds.
     pub predicted_s: Option<f64>,
     /// The pause as livesave measured it, in seconds: what the forecast is of.
@@ -275,7 +275,7 @@ pub(crate) mod tests {
                 allocated_bytes: 60_000 * 4096,
                 host_cpu_s: 3.5,
                 peak_memory: 30 << 20,
-                work_lost_s: 0.2,
+                work_lost_s: Some(0.2),
                 predicted_s: Some(gap_s),
                 window_s: Some(gap_s),
                 target_met: Some(true),

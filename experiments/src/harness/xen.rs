@@ -58,6 +58,8 @@ impl XenHost {
             site: Site {
                 kernel: dom0.kernel.clone(),
                 ramdisk: dom0.ramdisk.clone(),
+                hvm_kernel: dom0.hvm_kernel.as_ref().unwrap_or(&dom0.kernel).clone(),
+                hvm_ramdisk: dom0.hvm_ramdisk.as_ref().unwrap_or(&dom0.ramdisk).clone(),
                 cpus: dom0.cpus.clone(),
                 console_logs: dom0.console_logs.clone(),
             },
@@ -344,7 +346,7 @@ fn put_together(
         allocated_bytes: image.1,
         host_cpu_s: host_cpu.as_secs_f64(),
         peak_memory: made.usage.peak_memory,
-        work_lost_s: work_lost(work.pace, work.done, work.elapsed.as_secs_f64()),
+        work_lost_s: Some(work_lost(work.pace, work.done, work.elapsed.as_secs_f64())),
         predicted_s: report.map(|report| report.window.predicted_s),
         window_s: report.map(|report| report.window.total_s),
         target_met: report.and_then(|report| report.target.as_ref().map(|target| target.met)),

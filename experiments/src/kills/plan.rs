@@ -147,13 +147,14 @@ impl Harm {
 
 /// The points that a live save of an embedded guest which replaces an image passes, and for how
 /// many passings each is struck; only the first is sure to come.
-const POINTS: [(&str, u32); 17] = [
+const POINTS: [(&str, u32); 18] = [
     ("guarded", 1),
     ("arming", 1),
     ("armed", 1),
     ("round", 2),
     ("throttled", 1),
     ("unthrottled", 1),
+    ("cap-lifted", 1),
     ("requesting", 1),
     ("suspended", 1),
     ("in-window", 1),
@@ -167,8 +168,8 @@ const POINTS: [(&str, u32); 17] = [
     ("fsync-directory", 1),
 ];
 
-/// Points that are passed only where the policy finds the guest too busy.
-pub const PERHAPS: [&str; 2] = ["throttled", "unthrottled"];
+/// Points that are passed only where the policy finds the guest too busy, or where it has a cap.
+pub const PERHAPS: [&str; 3] = ["throttled", "unthrottled", "cap-lifted"];
 
 /// The points of an image that has a temporary name from the start.
 const NAMED_POINTS: [&str; 6] = [

@@ -201,11 +201,7 @@ pub(super) fn restore(
     let restored = restored(bench, image, &[&["--name", &name], more].concat())?;
     let mut spec = guest.spec.clone();
     spec.name.clone_from(&name);
-    let second = Guest {
-        spec,
-        domid: restored.domid,
-        console: Console::of(&name),
-    };
+    let second = Guest::known(spec, restored.domid, Console::of(&name));
     Ok((second, restored))
 }
 

@@ -34,12 +34,13 @@ pub mod xenstored;
 pub use plan::{Kind, When};
 pub use runner::run;
 
+use crate::dom0::emulator;
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::livesave::Livesave;
 use crate::dom0::log_dirty;
 use crate::dom0::pool::{Lent, Pool};
-use crate::dom0::spec::Spec;
+use crate::dom0::spec::{GuestType, Spec};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -203,6 +204,9 @@ impl Bench {
             .context("after the save")
             .context(Harm)?;
         log_dirty::must_be_off(guest.domid).context(Harm)?;
+        if guest.spec.kind == GuestType::Hvm {
+            emulator::must_run(guest.domid)?;
+        }
         let left = guest.request().unwrap_or_default();
         if !left.is_empty() {
             return Err(Harm.because(format!("a shutdown request was left in xenstore: {left:?}")));

@@ -210,11 +210,7 @@ fn clone_beside(bench: &Bench) -> Result<String> {
     spec.name.clone_from(&name);
     // Nothing that goes on the network: the two have one IP address.
     spec.net = false;
-    let second = Guest {
-        spec,
-        domid: cloned.restored.domid,
-        console,
-    };
+    let second = Guest::known(spec, cloned.restored.domid, console);
     bench.must_be_unharmed(&guest).context("the original")?;
     let after = guest.verify_clean().context("the original after it")?.seq;
     goes_on_from_the_cut(&second, mark, before, after).context("the second")?;

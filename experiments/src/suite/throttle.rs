@@ -232,7 +232,13 @@ fn cap_is_back(bench: &Bench) -> Result<String> {
     must_be_right(bench, &guest)?;
 
     let mut notes = Vec::new();
-    for point in ["throttling", "throttled", "unthrottling", "unthrottled"] {
+    for point in [
+        "throttling",
+        "throttled",
+        "unthrottling",
+        "unthrottled",
+        "cap-lifted",
+    ] {
         let one = || -> Result<String> {
             let finished = die_slowed(bench, &guest, &format!("{point}:kill"), &SLOWED)?;
             settled(&guest)?;

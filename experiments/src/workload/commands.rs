@@ -11,6 +11,8 @@ use std::time::Duration;
 pub enum Verb {
     /// `verify`: check every page of all areas.
     Verify,
+    /// `frames`: frame numbers of some pages that the emulator alone writes ([`super::emulated`]).
+    Frames,
     /// `records`: look at every record on every disk.
     Records,
     /// `gap`: print the largest gap since the last `gap` and start anew; and the writes so far, and
@@ -56,6 +58,7 @@ pub fn parse(line: &str) -> Result<(u64, Verb), String> {
     };
     let verb = match verb {
         "verify" => Verb::Verify,
+        "frames" => Verb::Frames,
         "records" => Verb::Records,
         "gap" => Verb::Gap,
         "rate" => Verb::Rate(needed()?.parse()?),
@@ -83,6 +86,7 @@ mod tests {
     fn reads_every_verb() {
         for (line, verb) in [
             ("1 verify", Verb::Verify),
+            ("1 frames", Verb::Frames),
             ("1 records", Verb::Records),
             ("1 gap", Verb::Gap),
             ("1 rate max", Verb::Rate(Rate::Max)),

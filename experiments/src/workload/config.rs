@@ -110,6 +110,8 @@ pub struct Config {
     pub files: Vec<String>,
     /// `ls.record_rate`: records per second of all disks together, or `max`.
     pub record_rate: Rate,
+    /// `ls.emulated=sda`: keep reading from that emulated disk ([`super::emulated`]).
+    pub emulated: Option<String>,
     /// `ls.net=ADDRESS`: bring up eth0 with it and talk to `10.77.0.1:7777`.
     pub net: Option<String>,
 }
@@ -131,6 +133,7 @@ impl Default for Config {
             records: Vec::new(),
             files: Vec::new(),
             record_rate: Rate::PagesPerSecond(50),
+            emulated: None,
             net: None,
         }
     }
@@ -174,6 +177,7 @@ impl Config {
                 "records" => config.records = disks(value)?,
                 "files" => config.files = disks(value)?,
                 "record_rate" => config.record_rate = value.parse()?,
+                "emulated" => config.emulated = Some(value.to_owned()),
                 "net" => config.net = Some(value.to_owned()),
                 _ => return Err(format!("{word} is unknown")),
             }

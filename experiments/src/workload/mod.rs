@@ -20,6 +20,7 @@
 pub mod commands;
 pub mod config;
 pub mod devices;
+pub mod emulated;
 pub mod faults;
 pub mod output;
 pub mod pattern;

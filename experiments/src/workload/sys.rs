@@ -8,6 +8,24 @@ pub(crate) fn tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The frame number of the page at that address of this process, as a privileged process is told it
+/// (Linux, admin-guide/mm/pagemap.rst).
+pub(crate) fn frame_of(address: usize) -> io::Result<u64> {
+    const PRESENT: u64 = 1 << 63;
+    let mut entry = [0; 8];
+    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    let at = (address / 4096 * 8) as u64;
+    std::os::unix::fs::FileExt::read_exact_at(&pagemap, &mut entry, at)?;
+    let entry = u64::from_ne_bytes(entry);
+    let frame = entry & ((1 << 55) - 1);
+    if entry & PRESENT == 0 || frame == 0 {
+        return Err(io::Error::other(
+            "the kernel does not tell the frame of a page",
+        ));
+    }
+    Ok(frame)
+}
+
 /// Locks all memory of this process, now and later, so that no page of the
 /// pattern is ever dropped or written back.
 pub(crate) fn lock_memory() -> io::Result<()> {

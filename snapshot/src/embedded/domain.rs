@@ -164,6 +164,15 @@ impl Domain for EmbeddedDomain {
         Ok(self.guest.cap_cpu(limit.0)?)
     }
 
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        if self.own_cap.is_none() {
+            return Ok(false);
+        }
+        self.throttled = true;
+        self.guest.cap_cpu(0)?;
+        Ok(true)
+    }
+
     fn unthrottle(&mut self) -> Result<(), DomainError> {
         if self.throttled {
             self.guest.cap_cpu(self.own_cap.map_or(0, |cap| cap.0))?;

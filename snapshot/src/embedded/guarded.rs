@@ -180,6 +180,12 @@ impl Domain for GuardedDomain {
         Ok(())
     }
 
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        let lifted = self.domain.lift_own_cap()?;
+        fault::point("cap-lifted");
+        Ok(lifted)
+    }
+
     fn unthrottle(&mut self) -> Result<(), DomainError> {
         self.domain.unthrottle()?;
         fault::point("unthrottled");

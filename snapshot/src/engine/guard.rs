@@ -76,7 +76,16 @@ impl<'a, D: Domain> Guard<'a, D> {
         self.domain.throttle(limit)
     }
 
-    /// Puts its own limit back if it is throttled.
+    /// Takes its own limit away; says whether it had one.
+    pub fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        // Before: it may have been done when it fails.
+        let throttled = std::mem::replace(&mut self.throttled, true);
+        let lifted = self.domain.lift_own_cap()?;
+        self.throttled = throttled || lifted;
+        Ok(lifted)
+    }
+
+    /// Puts its own limit back if it is throttled or was freed of it.
     pub fn unthrottle(&mut self) -> Result<(), DomainError> {
         if self.throttled {
             self.domain.unthrottle()?;

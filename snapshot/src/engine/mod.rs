@@ -89,6 +89,8 @@ pub struct Options {
     pub on_miss: OnMiss,
     /// The lowest limit that a guest is throttled to, in percent of all its vCPUs.
     pub min_cap: u32,
+    /// The guest is free of its own CPU cap while it freezes and thaws.
+    pub lift_own_cap: bool,
     /// The windows of earlier saves of this guest, or of others if it has had none.
     pub past: Vec<PastWindow>,
     /// Which image it is to be; `None` where that cannot be made at random.
@@ -112,6 +114,7 @@ impl Default for Options {
             max_downtime: Duration::from_millis(300),
             on_miss: OnMiss::Proceed,
             min_cap: 20,
+            lift_own_cap: true,
             past: vec![],
             id: ImageId::random().ok(),
             base: None,

@@ -10,7 +10,7 @@ use crate::image::file::Existing;
 use crate::policy::StopReason;
 use crate::ports::Silent;
 use crate::testing::{FakeDisks, FakeDomain, Faults, entries, first_pages, read_image};
-use crate::units::Pfn;
+use crate::units::{CpuPercent, Pfn};
 
 const PAGES: u64 = 5000;
 
@@ -97,6 +97,10 @@ impl Bench {
         assert!(!self.domain.suspended, "the guest was left suspended");
         assert!(!self.domain.log_dirty, "log-dirty was left on");
         assert_eq!(self.domain.throttled, None, "the guest was left throttled");
+        assert!(
+            !self.domain.uncapped,
+            "the guest was left without its own cap"
+        );
         assert!(!self.disks.open, "the disk snapshot was left");
         assert!(!self.disks.held, "the disks are held");
     }
@@ -128,6 +132,25 @@ fn a_live_save_holds_the_memory_of_the_cut() {
     assert_eq!(report.facts.stop, StopReason::SmallEnough);
     assert_eq!(report.facts.window.pages, PageCount(46));
     assert_eq!(report.facts.window.written_in_window_bytes, Bytes(0));
+}
+
+#[test]
+fn a_guest_is_free_of_its_own_cap_in_the_pause_only() {
+    for (mode, lift, lifts) in [
+        (Mode::Live, true, 1),
+        (Mode::Live, false, 0),
+        (Mode::Plain, true, 0),
+    ] {
+        let mut bench = Bench::new(busy());
+        bench.domain.own_cap = Some(CpuPercent(10));
+        bench.options.mode = mode;
+        bench.options.lift_own_cap = lift;
+        let report = bench.save().expect("saved");
+        bench.assert_guest_is_right();
+        assert_eq!(bench.domain.lifts, lifts);
+        let window = report.facts.window;
+        assert_eq!(window.uncapped_s > window.total_s, lifts > 0);
+    }
 }
 
 #[test]
@@ -396,6 +419,7 @@ fn whatever_fails_the_guest_is_put_right_and_no_image_appears() {
         "preamble",
         "memory_map",
         "fetch_dirty",
+        "lift_own_cap",
         "suspend",
         "final_state",
         "resume",
@@ -423,6 +447,7 @@ fn fail_each(mode: Mode, writes: impl Fn() -> Vec<Vec<u64>>) -> Vec<&'static str
     for call in 0.. {
         let mut bench = Bench::new(writes());
         bench.options.mode = mode;
+        bench.domain.own_cap = Some(CpuPercent(50));
         bench.domain.faults = Faults::at(call);
         bench.disks.faults = bench.domain.faults.clone();
         let outcome = bench.save();
@@ -432,9 +457,9 @@ fn fail_each(mode: Mode, writes: impl Fn() -> Vec<Vec<u64>>) -> Vec<&'static str
         };
         failures.push(*failed);
         bench.assert_guest_is_right();
-        // Switching tracking off is tried again, and a guest need not be throttled; neither spoils
-        // the image.
-        if ["log_dirty_off", "cpu", "throttle"].contains(failed) {
+        // Switching tracking off is tried again, and a guest need be neither throttled nor freed of
+        // its cap; none of it spoils the image.
+        if ["log_dirty_off", "cpu", "throttle", "lift_own_cap"].contains(failed) {
             assert!(outcome.is_ok(), "{failed}");
         } else {
             assert!(outcome.is_err(), "{failed} failed unnoticed");

@@ -3,7 +3,7 @@
 //! Nothing slow happens here: no file is written (unless the capture budget is used up), nothing
 //! is made durable, no process is started, dirty tracking is not switched.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -12,7 +12,9 @@ use super::guard::Guard;
 use super::premap::Premap;
 use super::{Mode, Phase, Rounds, Save, SaveError, Tail, Window};
 use crate::page_set::PageSet;
-use crate::ports::{BATCH_PAGES, Cancel, Disks, Domain, Event, ImageSink, MappedPages, Mapper};
+use crate::ports::{
+    BATCH_PAGES, Cancel, Disks, Domain, Event, ImageSink, MappedPages, Mapper, Observer,
+};
 use crate::units::PageCount;
 
 /// The instant that an image shows.
@@ -53,8 +55,10 @@ impl Laps {
 }
 
 impl<D: Domain, S: ImageSink> Save<'_, D, S> {
-    /// Suspends the guest, captures the pages left by the rounds and what was dirtied since, the state and
-    /// the disks, and lets the guest run on.
+    /// Suspends the guest, captures the pages left by the rounds and what was dirtied since, the
+    /// state and the disks, and lets the guest run on. It is free of its own CPU cap meanwhile: at a
+    /// small one it would stand still for seconds, waiting for the few turns in which it freezes
+    /// and thaws.
     pub(super) fn cut(
         &mut self,
         pages: &PageSet,
@@ -79,6 +83,10 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             dirty_rate: rounds.dirty_rate,
             ..Window::default()
         };
+        let since = Instant::now();
+        let uncap = self.options.lift_own_cap && self.options.mode != Mode::Plain;
+        let uncapped = uncap && uncap_or_warn(&mut self.guest, &mut *self.observer)?;
+        self.guest.make_ready()?;
         let mut laps = Laps::start();
         self.guest
             .suspend(self.options.suspend_timeout, self.cancel, &mut premap)?;
@@ -112,6 +120,11 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         // The pages mapped for it, too, go after the resume only.
         drop(premap);
         self.guest.announce()?;
+        if uncapped {
+            std::thread::sleep(thawing(window.suspend_s));
+            self.guest.unthrottle()?;
+            window.uncapped_s = since.elapsed().as_secs_f64();
+        }
 
         Ok(match captured? {
             Phase::Done(tail) => Phase::Done(Cut {
@@ -122,6 +135,28 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             Phase::Resized => Phase::Resized,
         })
     }
+}
+
+/// Frees the guest of its own cap, if it has one. That it cannot be freed is no reason to save nothing.
+fn uncap_or_warn<D: Domain>(
+    guest: &mut Guard<'_, D>,
+    observer: &mut dyn Observer,
+) -> Result<bool, SaveError> {
+    let error = match guest.lift_own_cap() {
+        Ok(lifted) => return Ok(lifted),
+        Err(error) => super::error::chain(&error),
+    };
+    observer.event(&Event::Warning(&format!(
+        "the guest keeps its own CPU cap in its pause, which may be long by it: {error}"
+    )));
+    guest.unthrottle()?;
+    Ok(false)
+}
+
+/// How long a guest thaws that took so many seconds to freeze. It thaws about as long: the same
+/// tasks and devices, in turn. Nothing tells when it has, and its cap is not to be lifted for long.
+fn thawing(froze_s: f64) -> Duration {
+    Duration::from_secs_f64(froze_s.clamp(0.02, 0.25))
 }
 
 /// All that is at hand while the guest stands still.
@@ -146,8 +181,9 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
         premap: &mut Premap<'_, D::Mapper>,
     ) -> Result<Phase<Tail>, SaveError> {
         // Before anything is looked at: what it has under way ends in the guest's memory and disks.
-        self.guest.quiesce()?;
-        self.window.emulator_s = self.laps.lap();
+        if self.guest.quiesce()? {
+            self.window.emulator_s = self.laps.lap();
+        }
         if self.hold {
             // Beside all that follows.
             self.disks.begin_cut();

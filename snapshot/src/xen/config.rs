@@ -64,7 +64,7 @@ impl GuestConfig {
     }
 
     /// Takes the configuration out of what `xl list -l` prints: an array of one domain.
-    fn parse(listing: &[u8]) -> Result<Self, String> {
+    pub(super) fn parse(listing: &[u8]) -> Result<Self, String> {
         let listing: Value = serde_json::from_slice(listing).map_err(|error| error.to_string())?;
         let domain = listing.get(0).ok_or("the listing is empty")?;
         let mut json = domain
@@ -123,7 +123,41 @@ impl GuestConfig {
                 .and_then(Value::as_array)
                 .map_or(0, Vec::len)
         };
-        count("pcidevs") + count("dtdevs")
+        count("pcidevs") + count("dtdevs") + count("usbdevs")
+    }
+
+    /// What the guest was built with under that key. Some of it stands under the guest's type;
+    /// which, depends on the toolstack's version.
+    fn build(&self, key: &str) -> impl Iterator<Item = &Value> {
+        let info = self.json.get("b_info");
+        let of_type = info.and_then(|info| info.get("type.hvm"));
+        let found = [info, of_type].map(|info| info.and_then(|info| info.get(key)));
+        found.into_iter().flatten()
+    }
+
+    /// A word of what the guest was built with.
+    #[must_use]
+    pub fn build_text(&self, key: &str) -> Option<&str> {
+        self.build(key).find_map(Value::as_str)
+    }
+
+    /// A switch of what the guest was built with.
+    #[must_use]
+    pub fn build_flag(&self, key: &str) -> bool {
+        // libxl's own kind of truth value is a text.
+        self.build(key)
+            .any(|value| value.as_bool() == Some(true) || value.as_str() == Some("True"))
+    }
+
+    /// The USB devices that its emulator was started with, as in `usbdevice`.
+    #[must_use]
+    pub fn usb_devices(&self) -> Vec<&str> {
+        let lists = self.build("usbdevice_list").filter_map(Value::as_array);
+        lists
+            .flatten()
+            .filter_map(Value::as_str)
+            .chain(self.build_text("usbdevice"))
+            .collect()
     }
 
     /// How many virtual NUMA nodes the guest was given.

@@ -270,6 +270,7 @@ impl Domain for XenDomain {
         self.bitmap =
             Some(bitmap.map_err(|error| self.guest.failed("allocate a bitmap for", error))?);
         self.mapped_pages = before;
+        self.ops.found(&pages);
         self.pages = Some(pages.clone());
         Ok(self.map_holds(&PageSet::new(self.span))?.then_some(pages))
     }
@@ -306,12 +307,6 @@ impl Domain for XenDomain {
         self.see_to_guardian()?;
         self.arm()?;
         self.end_kept()?;
-        if let Err(error) = self.ops.tracking_begins(&self.guest) {
-            if self.ops.tracking_ended(&self.guest).is_ok() {
-                let _ = self.keeper.tell_tracking(false);
-            }
-            return Err(error);
-        }
         let id = self.guest.id;
         let enabled = call("log-dirty-on", id, || {
             Ok(self.guest.xen.log_dirty_enable(id))
@@ -319,6 +314,14 @@ impl Domain for XenDomain {
         .unwrap_or_else(|error| Err(EnableError::Other(error)));
         match enabled {
             Ok(()) => {
+                // Only now is it sure that nobody else has it on, and the emulator's with it.
+                if let Err(error) = self.ops.tracking_begins(&self.guest) {
+                    let off = self.ops.tracking_ended(&self.guest).is_ok();
+                    if self.guest.xen.log_dirty_disable(id).is_ok() && off {
+                        let _ = self.keeper.tell_tracking(false);
+                    }
+                    return Err(error);
+                }
                 fault::point("armed");
                 Ok(())
             }
@@ -328,9 +331,7 @@ impl Domain for XenDomain {
                     refused => DomainError::Unsupported(format!("{refused}; nothing was changed")),
                 };
                 // Not ours to switch off, so nothing is left behind.
-                if self.ops.tracking_ended(&self.guest).is_ok() {
-                    let _ = self.keeper.tell_tracking(false);
-                }
+                let _ = self.keeper.tell_tracking(false);
                 Err(error)
             }
         }
@@ -398,12 +399,14 @@ impl Domain for XenDomain {
             return Err(self.disturbed(&busy(pid)));
         }
         let guest = &self.guest;
+        // Whatever comes of it, the guest's own writes are tracked no longer.
+        let forgotten = self.ops.tracking_ended(guest);
         call("log-dirty-off", guest.id, || {
             guest.xen.log_dirty_disable(guest.id)
         })
         .map_err(|error| guest.failed("stop tracking the writes of", error))?;
         fault::point("off");
-        self.ops.tracking_ended(guest)?;
+        forgotten?;
         stamp::remove(guest)?;
         self.bitmap = None;
         // Noted or not, to switch it off once more would do no harm.
@@ -427,8 +430,20 @@ impl Domain for XenDomain {
             .throttle(&mut self.guest, &mut self.keeper, limit)
     }
 
+    fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        self.throttle.lift(&mut self.guest, &mut self.keeper)
+    }
+
     fn unthrottle(&mut self) -> Result<(), DomainError> {
         self.throttle.unthrottle(&mut self.guest, &mut self.keeper)
+    }
+
+    fn make_ready(&mut self) -> Result<(), DomainError> {
+        let ready = self.ops.make_ready(&self.guest);
+        if ready.is_err() {
+            let _ = self.ops.wake(&self.guest);
+        }
+        ready
     }
 
     fn suspend(
@@ -437,8 +452,57 @@ impl Domain for XenDomain {
         cancel: &Cancel,
         meanwhile: &mut dyn Meanwhile,
     ) -> Result<(), DomainError> {
+        let done = self.bring_to_suspend(timeout, cancel, meanwhile);
+        if done.is_err() {
+            // What was made ready holds nothing up.
+            let _ = self.ops.wake(&self.guest);
+        }
+        done
+    }
+
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
+        let quiet = self.ops.quiesce(&self.guest);
+        self.keeper.beat();
+        quiet
+    }
+
+    fn final_state(&mut self) -> Result<Tail, DomainError> {
+        let tail = self.ops.final_state(&self.guest)?;
+        fault::point("captured");
+        Ok(tail)
+    }
+
+    fn resume(&mut self) -> Result<(), DomainError> {
+        // In the toolstack's order: a guest that runs finds its devices there.
+        let awake = self.ops.wake(&self.guest);
+        // That must not keep the guest from running.
+        self.guest.run_on()?;
+        awake?;
+        // If noting fails it stays "suspended", and a running guest is left to run.
+        let _ = self.keeper.tell_stop(Stop::Resumed);
+        fault::point("resumed");
+        Ok(())
+    }
+
+    fn announce(&mut self) -> Result<(), DomainError> {
+        self.guest.announce()?;
+        fault::point("announced");
+        let _ = self.keeper.tell_stop(Stop::No);
+        Ok(())
+    }
+}
+
+impl XenDomain {
+    /// The handshake, noted at every step.
+    fn bring_to_suspend(
+        &mut self,
+        timeout: Duration,
+        cancel: &Cancel,
+        meanwhile: &mut dyn Meanwhile,
+    ) -> Result<(), DomainError> {
         self.see_to_guardian()?;
-        self.guest.begin_handshake();
+        let suspension = self.ops.suspension(&self.guest)?;
+        self.guest.begin_handshake(suspension);
         let noted = self.keeper.tell_stop(Stop::Requested);
         noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
         fault::point("requesting");
@@ -469,37 +533,6 @@ impl Domain for XenDomain {
         done
     }
 
-    fn quiesce(&mut self) -> Result<(), DomainError> {
-        self.ops.quiesce(&self.guest)
-    }
-
-    fn final_state(&mut self) -> Result<Tail, DomainError> {
-        let tail = self.ops.final_state(&self.guest)?;
-        fault::point("captured");
-        Ok(tail)
-    }
-
-    fn resume(&mut self) -> Result<(), DomainError> {
-        // In the toolstack's order: a guest that runs finds its devices there.
-        let awake = self.ops.wake(&self.guest);
-        // That must not keep the guest from running.
-        self.guest.run_on()?;
-        awake?;
-        // If noting fails it stays "suspended", and a running guest is left to run.
-        let _ = self.keeper.tell_stop(Stop::Resumed);
-        fault::point("resumed");
-        Ok(())
-    }
-
-    fn announce(&mut self) -> Result<(), DomainError> {
-        self.guest.announce()?;
-        fault::point("announced");
-        let _ = self.keeper.tell_stop(Stop::No);
-        Ok(())
-    }
-}
-
-impl XenDomain {
     fn disturbed(&self, why: &str) -> DomainError {
         DomainError::Unsupported(format!(
             "Domain {} cannot be saved: {why}; the image would have holes",

@@ -5,6 +5,7 @@
 
 use xen_sys::{DomainId, Xen};
 
+use super::emulator::{self, Emulator};
 use super::guest::resume_if_suspended;
 use super::helper;
 use super::open::uuid_text;
@@ -44,14 +45,25 @@ pub(super) fn first_aid(
     if helper::saving(domid.get()).is_some() {
         return (done, left);
     }
+    let emulator = Emulator::of(&info);
+    if let Some(emulator) = &emulator
+        && state.stop != Stop::No
+        // A guest that runs finds its devices there. What fails is tried again once it runs.
+        && emulator.run_on(emulator::FIRST_AID).unwrap_or(false)
+    {
+        done.push("its emulator let run on".into());
+    }
     let stopped = matches!(state.stop, Stop::Requested | Stop::Suspended);
     if stopped && resume_if_suspended(xen, domid) {
         left.stop = Stop::Resumed;
         done.push("the suspended guest resumed".into());
     }
-    if state.tracking && xen.log_dirty_disable(domid).is_ok() {
-        left.tracking = false;
-        done.push("its dirty tracking switched off".into());
+    if state.tracking {
+        let forgotten = emulator.is_none_or(|it| it.forget_writes(emulator::FIRST_AID).is_ok());
+        if xen.log_dirty_disable(domid).is_ok() && forgotten {
+            left.tracking = false;
+            done.push("its dirty tracking switched off".into());
+        }
     }
     (done, left)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use xen_sys::{DomainId, DomainInfo, ShutdownReason, Store, Xen};
 
 use super::suspend::{Handshake, RunState, Withdrawal};
+use super::types::Suspension;
 use crate::fault;
 use crate::ports::DomainError;
 
@@ -14,6 +15,8 @@ use crate::ports::DomainError;
 const REQUEST: &str = "suspend";
 /// Name of our watch.
 const WATCH: &str = "livesave";
+/// A guest that the hypervisor was told to stop has stopped by then.
+const SHUTDOWN_TAKES: Duration = Duration::from_secs(2);
 /// How often the guest is looked at while xenstored is asked to take a request back.
 const WITHDRAW_LOOK: Duration = Duration::from_millis(1);
 
@@ -36,6 +39,8 @@ pub(super) struct Guest {
     /// A request of ours may stand in xenstore, or the guest be about to do what it said.
     asked: bool,
     began: Instant,
+    /// How it is brought to suspend.
+    suspension: Suspension,
     pub notice: Box<dyn FnMut(&str)>,
 }
 
@@ -128,6 +133,7 @@ impl Guest {
             suspended: false,
             asked: false,
             began: Instant::now(),
+            suspension: Suspension::Handshake,
             notice: Box::new(|_| {}),
         })
     }
@@ -234,9 +240,44 @@ impl Guest {
         self.asked
     }
 
-    /// The clock of the handshake starts.
-    pub fn begin_handshake(&mut self) {
+    /// The clock of the handshake starts, which is to go so.
+    pub fn begin_handshake(&mut self, suspension: Suspension) {
         self.began = Instant::now();
+        self.suspension = suspension;
+    }
+
+    /// Has the hypervisor stop it: it knows nothing of being asked.
+    fn stop_by_hypervisor(&mut self) -> Result<(), DomainError> {
+        self.asked = true;
+        let stopped = call("shutdown", self.id, || {
+            self.xen.domain_shutdown(self.id, ShutdownReason::Suspend)
+        });
+        stopped.map_err(|error| {
+            self.asked = false;
+            self.failed("suspend", error)
+        })?;
+        fault::point("requested");
+        Ok(())
+    }
+
+    /// Whether it is a guest that only the hypervisor can suspend.
+    fn is_stopped_by_hypervisor(&self) -> bool {
+        let emulated = self.info().is_ok_and(|info| info.hvm && !info.is_pvh());
+        emulated && matches!(self.suspension(), Ok(Suspension::Hypervisor))
+    }
+
+    /// Waits for a guest that the hypervisor may have been told to stop, and lets it run on.
+    fn resume_if_it_stops(&self) -> bool {
+        let began = Instant::now();
+        loop {
+            if resume_if_suspended(&self.xen, self.id) {
+                return true;
+            }
+            if began.elapsed() > SHUTDOWN_TAKES {
+                return false;
+            }
+            thread::sleep(WITHDRAW_LOOK);
+        }
     }
 }
 
@@ -250,6 +291,9 @@ impl Handshake for Guest {
     }
 
     fn request(&mut self) -> Result<(), DomainError> {
+        if self.suspension == Suspension::Hypervisor {
+            return self.stop_by_hypervisor();
+        }
         // In a transaction and only where nobody else has asked for anything: another tool's
         // request must not be lost, and its suspension must not be taken for ours.
         let (node, asked_node) = (&self.shutdown_node, &self.asked_node);
@@ -312,6 +356,12 @@ impl Handshake for Guest {
             return Ok(Withdrawal::Resumed);
         }
         let answer = answer.map_err(|error| self.failed("take back the suspend request to", error));
+        if matches!(answer, Ok(Withdrawal::NotMade))
+            && self.is_stopped_by_hypervisor()
+            && self.resume_if_it_stops()
+        {
+            return Ok(Withdrawal::Resumed);
+        }
         self.asked &= !matches!(answer, Ok(Withdrawal::TakenBack | Withdrawal::NotMade));
         answer
     }

@@ -6,6 +6,7 @@
 mod config;
 mod disks;
 mod domain;
+mod emulator;
 mod first_aid;
 mod guardian;
 mod guarding;

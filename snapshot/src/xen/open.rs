@@ -91,7 +91,9 @@ pub(super) fn refuse_by_state(info: &DomainInfo) -> Option<String> {
 pub(super) fn refuse_by_config(config: &GuestConfig) -> Option<String> {
     if config.passed_through() > 0 {
         return Some(
-            "a host device is passed through to it; detach it first (`xl pci-detach`)".into(),
+            "a host device is passed through to it; detach it first (`xl pci-detach`, `xl \
+             usbdev-detach`)"
+                .into(),
         );
     }
     if config.numa_nodes() > 0 {

@@ -2,12 +2,14 @@
 
 use xen_sys::{DomainId, Store, Xen};
 
+use super::emulator::{Emulator, EmulatorError, REMEDY};
 use super::guest::Guest;
 use super::helper;
 use super::open::uuid_text;
 use super::stamp;
 use super::suspend::{self, Handshake, RunState};
 use super::throttle;
+use super::types::Suspension;
 use crate::guardian::{DiskState, Entry, Journal, Slowed, State, Stop};
 use crate::ports::DomainError;
 
@@ -23,6 +25,8 @@ enum Found {
         run: RunState,
         /// Somebody has paused it: we, or an administrator.
         paused: bool,
+        /// An emulator has a part in it.
+        emulated: bool,
     },
 }
 
@@ -31,6 +35,8 @@ enum Found {
 enum Action {
     /// End the pause that we made to slow it.
     Unpause,
+    /// Let the emulator of its devices run on if it is stopped.
+    EmulatorOn,
     /// Take the suspend request back, or await the guest's suspension and resume it.
     TakeBack,
     /// Let the suspended guest run on.
@@ -39,6 +45,8 @@ enum Action {
     Announce,
     /// Put its own CPU cap back, if the one that it has is ours.
     CapBack,
+    /// Have the emulator note no writes.
+    EmulatorForgets,
     /// Switch dirty tracking off.
     TrackingOff,
 }
@@ -49,16 +57,29 @@ impl Action {
     fn disturbs(self) -> bool {
         !matches!(self, Self::Unpause | Self::CapBack)
     }
+
+    /// Whether it is about the emulator. That it fails must not keep the guest from being put right.
+    fn is_emulators(self) -> bool {
+        matches!(self, Self::EmulatorOn | Self::EmulatorForgets)
+    }
 }
 
 /// What is to be done for a domain: only what the save may have done is undone, and only to the
 /// domain that it was done to.
 fn actions(state: State, found: Found) -> Vec<Action> {
-    let Found::Ours { run, paused } = found else {
+    let Found::Ours {
+        run,
+        paused,
+        emulated,
+    } = found
+    else {
         return vec![];
     };
     // First of all: paused, it could not answer anything.
     let unpause = (state.slowed == Slowed::Pulsing && paused).then_some(Action::Unpause);
+    // Before the guest is resumed, and however far that has come: it is stopped no later than the
+    // guest, and may be found stopped with the guest running.
+    let emulator = (emulated && state.stop != Stop::No).then_some(Action::EmulatorOn);
     let guest = match (state.stop, run) {
         (Stop::No, _) | (_, RunState::Ended(_)) => None,
         // By somebody else, after we had resumed it.
@@ -68,8 +89,9 @@ fn actions(state: State, found: Found) -> Vec<Action> {
         (Stop::Suspended | Stop::Resumed, RunState::Running) => Some(Action::Announce),
     };
     let cap = (state.slowed == Slowed::Capped).then_some(Action::CapBack);
+    let forgets = (emulated && state.tracking).then_some(Action::EmulatorForgets);
     let tracking = state.tracking.then_some(Action::TrackingOff);
-    [unpause, guest, cap, tracking]
+    [unpause, emulator, guest, cap, forgets, tracking]
         .into_iter()
         .flatten()
         .collect()
@@ -123,6 +145,7 @@ pub(super) fn settle(
     }
     let busy = helper::saving(guest.id.get());
     let mut done = vec![];
+    let mut emulator = Ok(());
     for &action in &todo {
         if busy.is_some() && action.disturbs() {
             continue;
@@ -131,6 +154,7 @@ pub(super) fn settle(
             Ok(text) => done.push(text),
             // It needs nothing more; a crashed one still has its dirty tracking.
             Err(DomainError::Gone(what)) => done.push(format!("the guest {what}")),
+            Err(error) if action.is_emulators() => emulator = Err(error),
             Err(error) => return Err(error.into()),
         }
         if matches!(action, Action::Unpause | Action::CapBack) {
@@ -141,6 +165,8 @@ pub(super) fn settle(
             journal.set(unslowed).map_err(SettleError::Note)?;
         }
     }
+    // Tried again, with all else found to be right by then.
+    emulator?;
     match busy {
         Some(pid) if todo.iter().any(|action| action.disturbs()) => Err(SettleError::Busy {
             domain: guest.name.clone(),
@@ -159,6 +185,7 @@ fn find(guest: &mut Guest, uuid: &str) -> Result<Found, DomainError> {
         Some(info) if !info.dying && uuid_text(&info.uuid) == uuid => Found::Ours {
             run: guest.state()?,
             paused: info.paused,
+            emulated: Emulator::of(&info).is_some(),
         },
         Some(info) if !info.dying => Found::Another,
         _ => Found::Absent,
@@ -174,8 +201,26 @@ fn act(guest: &mut Guest, entry: &Entry, action: Action) -> Result<String, Domai
                 "the guest is not paused"
             }
         }
+        Action::EmulatorOn => {
+            let emulator = Emulator::at(guest.id, &entry.uuid);
+            let stopped = emulator.run_on(REMEDY);
+            let failed = "let run on the emulator (QEMU) of";
+            if stopped.map_err(|error| call_of(guest, failed, error))? {
+                "its emulator let run on"
+            } else {
+                "its emulator runs"
+            }
+        }
+        Action::EmulatorForgets => {
+            let emulator = Emulator::at(guest.id, &entry.uuid);
+            let failed = "stop tracking what the emulator (QEMU) writes of";
+            emulator
+                .forget_writes(REMEDY)
+                .map_err(|error| call_of(guest, failed, error))?;
+            "its emulator's dirty log switched off"
+        }
         Action::TakeBack => {
-            guest.begin_handshake();
+            guest.begin_handshake(Suspension::Handshake);
             suspend::take_back(guest)?.deed()
         }
         Action::Resume => {
@@ -203,10 +248,24 @@ fn act(guest: &mut Guest, entry: &Entry, action: Action) -> Result<String, Domai
     Ok(text.into())
 }
 
+/// An emulator's failure; of a guest that is gone it needs no remedy.
+fn call_of(guest: &Guest, operation: &'static str, error: EmulatorError) -> DomainError {
+    match guest.info() {
+        Err(gone @ DomainError::Gone(_)) => gone,
+        _ => DomainError::Call {
+            operation,
+            domain: guest.name.clone(),
+            source: error.into(),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Action::{Announce, CapBack, Resume, TakeBack, TrackingOff, Unpause};
+    use Action::{
+        Announce, CapBack, EmulatorForgets, EmulatorOn, Resume, TakeBack, TrackingOff, Unpause,
+    };
 
     const STOPS: [Stop; 4] = [Stop::No, Stop::Requested, Stop::Suspended, Stop::Resumed];
     const SLOWED: [Slowed; 3] = [Slowed::No, Slowed::Capped, Slowed::Pulsing];
@@ -231,20 +290,25 @@ mod tests {
     }
 
     /// Every way in which our guest can be found.
-    fn finds() -> impl Iterator<Item = (RunState, bool)> {
-        RUNS.into_iter()
-            .flat_map(|run| [false, true].map(|paused| (run, paused)))
+    fn finds() -> impl Iterator<Item = (RunState, bool, bool)> {
+        RUNS.into_iter().flat_map(|run| {
+            [(false, false), (false, true), (true, false), (true, true)]
+                .map(|(paused, emulated)| (run, paused, emulated))
+        })
     }
 
     #[test]
     fn each_state_of_our_guest_has_its_remedies_in_their_order() {
         use RunState::{Ended, Running, Suspended};
         for state in states() {
-            for (run, paused) in finds() {
+            for (run, paused, emulated) in finds() {
                 let mut want = vec![];
                 // A pause that nobody noted is somebody else's.
                 if state.slowed == Slowed::Pulsing && paused {
                     want.push(Unpause);
+                }
+                if emulated && state.stop != Stop::No {
+                    want.push(EmulatorOn);
                 }
                 // The guest runs before anything else is done about it; one that is suspended
                 // though nobody asked is somebody else's, one that has ended is not resumed.
@@ -258,10 +322,17 @@ mod tests {
                     want.push(CapBack);
                 }
                 if state.tracking {
+                    if emulated {
+                        want.push(EmulatorForgets);
+                    }
                     want.push(TrackingOff);
                 }
-                let todo = actions(state, Found::Ours { run, paused });
-                assert_eq!(todo, want, "{state:?} {run:?} paused {paused}");
+                let found = Found::Ours {
+                    run,
+                    paused,
+                    emulated,
+                };
+                assert_eq!(actions(state, found), want, "{state:?} {found:?}");
             }
         }
     }
@@ -275,7 +346,12 @@ mod tests {
                 slowed,
                 ..State::NONE
             };
-            actions(state, Found::Ours { run, paused })
+            let found = Found::Ours {
+                run,
+                paused,
+                emulated: false,
+            };
+            actions(state, found)
         };
         let (no, capped, pulsing) = (Slowed::No, Slowed::Capped, Slowed::Pulsing);
         let (running, suspended) = (RunState::Running, RunState::Suspended);
@@ -350,7 +426,14 @@ mod tests {
 
     #[test]
     fn beside_another_save_only_the_pace_is_put_right() {
-        for action in [TakeBack, Resume, Announce, TrackingOff] {
+        for action in [
+            TakeBack,
+            Resume,
+            Announce,
+            TrackingOff,
+            EmulatorOn,
+            EmulatorForgets,
+        ] {
             assert!(action.disturbs());
         }
         for action in [Unpause, CapBack] {

@@ -17,6 +17,9 @@ use crate::guardian::{Caps, Keeper, Notes, Remedy, Slowed};
 use crate::ports::{BoxError, Cpu, DomainError};
 use crate::units::CpuPercent;
 
+/// As Xen has it (xen/sched.h: 0 is "no cap").
+const NO_CAP: u16 = 0;
+
 /// What is done to one domU's CPU.
 #[derive(Default)]
 pub(super) struct Throttle {
@@ -112,6 +115,20 @@ impl Throttle {
         set_cap(guest, share, limit)?;
         fault::point("throttled");
         Ok(())
+    }
+
+    /// Takes the guest's own cap away, if its scheduler knows one and it has one.
+    pub fn lift(&mut self, guest: &mut Guest, keeper: &mut Keeper) -> Result<bool, DomainError> {
+        let Some(share) = share(guest)?.filter(|share| share.cap > 0) else {
+            return Ok(false);
+        };
+        let caps = Caps::next(None, share.cap, NO_CAP);
+        let noted = keeper.tell_capped(caps);
+        noted.map_err(|error| noting_failed(guest, error))?;
+        self.how = How::Capped(caps);
+        set_cap(guest, share, NO_CAP)?;
+        fault::point("cap-lifted");
+        Ok(true)
     }
 
     fn pulse(

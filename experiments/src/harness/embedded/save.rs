@@ -104,7 +104,7 @@ impl Saver<'_> {
             writes_per_s: pace,
             host_cpu_s,
             peak_memory,
-            work_lost_s: work_lost(pace, written, elapsed_s),
+            work_lost_s: Some(work_lost(pace, written, elapsed_s)),
             ..told(&report)
         };
         Ok(Ok((measured, learn(&report))))
@@ -203,7 +203,7 @@ fn told(report: &Report) -> Measured {
         allocated_bytes: report.allocated_bytes.0,
         host_cpu_s: 0.0,
         peak_memory: 0,
-        work_lost_s: 0.0,
+        work_lost_s: None,
         predicted_s: (!plain).then_some(window.predicted_s),
         window_s: Some(window.total_s),
         target_met: facts.target.map(|target| target.met),

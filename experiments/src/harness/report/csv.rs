@@ -97,7 +97,7 @@ fn measured(run: &Run) -> Vec<String> {
         m.allocated_bytes.to_string(),
         m.host_cpu_s.to_string(),
         m.peak_memory.to_string(),
-        m.work_lost_s.to_string(),
+        or_empty(m.work_lost_s),
         or_empty(m.predicted_s),
         or_empty(m.window_s),
         or_empty(m.target_met),

@@ -64,7 +64,8 @@ pub const TERMS: [(&str, &str); 10] = [
     (
         "work lost",
         "Work that the guest did not do because of the save, in seconds of its work before. Negative \
-         where it did more than before.",
+         where it did more than before. Not told of guests that write as fast as they can on an \
+         emulated machine: they have no steady pace to compare with.",
     ),
     (
         "failed",

@@ -92,7 +92,7 @@ pub const PEAK: Measure = Measure::new("peak_memory_mb", "peak memory", "MB", |m
     Some(m.peak_memory as f64 / MEGABYTE)
 });
 /// Work that the guest did not do.
-pub const LOST: Measure = Measure::new("work_lost_s", "work lost", "s", |m| Some(m.work_lost_s));
+pub const LOST: Measure = Measure::new("work_lost_s", "work lost", "s", |m| m.work_lost_s);
 /// Number of passes while the guest ran.
 pub const ROUNDS: Measure = Measure::new("rounds", "rounds", "", |m| Some(m.rounds.len() as f64));
 /// Mean time of a pass; of runs that tell it.

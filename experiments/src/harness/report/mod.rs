@@ -24,6 +24,7 @@ pub mod studies;
 pub mod summary;
 pub mod tables;
 
+use super::case::Backend;
 use super::manifest::Manifest;
 use super::record::{Outcome, Run};
 use anyhow::{Context, Result, ensure};
@@ -37,7 +38,8 @@ use std::path::Path;
 pub fn write(runs: &[Run], manifests: &[Manifest], out: &Path) -> Result<String> {
     ensure!(!runs.is_empty(), "there are no runs to report on");
     let runs = once(runs);
-    let studies = group::studies(&runs);
+    let told = without_meaningless(&runs, manifests);
+    let studies = group::studies(&told);
     let mut plots: Vec<_> = studies.iter().flat_map(figures::of_study).collect();
     plots.extend(figures::forecasts(&runs));
     name_apart(&mut plots);
@@ -60,7 +62,7 @@ pub fn write(runs: &[Run], manifests: &[Manifest], out: &Path) -> Result<String>
     put("runs.csv", &csv::runs(&runs))?;
     put("rounds.csv", &csv::rounds(&runs))?;
     put("runs.json", &json(&runs)?)?;
-    put("summary.json", &json(&summary::of(&runs))?)?;
+    put("summary.json", &json(&summary::of(&told))?)?;
     let html = html::page(&runs, manifests, &tables, &drawn);
     put("report.html", &html)?;
     Ok(text)
@@ -71,6 +73,21 @@ fn once(runs: &[Run]) -> Vec<Run> {
     let mut seen = BTreeSet::new();
     let new = |run: &&Run| seen.insert((run.id.clone(), run.attempt, run.began));
     runs.iter().filter(new).cloned().collect()
+}
+
+/// The runs as tables show them. On an emulated Xen a guest that writes as fast as it can has no
+/// steady pace, against which what it lost could be told.
+fn without_meaningless(runs: &[Run], manifests: &[Manifest]) -> Vec<Run> {
+    let emulated = manifests.iter().any(|manifest| manifest.machine.emulated);
+    let mut told = runs.to_vec();
+    for run in told.iter_mut().filter(|_| emulated) {
+        let case = &run.planned.case;
+        let no_pace = case.backend == Backend::Xen && case.load.pages_per_second().is_none();
+        if let Some(measured) = run.measured.as_mut().filter(|_| no_pace) {
+            measured.work_lost_s = None;
+        }
+    }
+    told
 }
 
 /// Gives plots of one name a number: names of studies may differ in what file names leave out.
@@ -199,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn work_lost_is_left_out_of_tables_where_there_was_no_pace() {
+        let runs = ["5000", "max"].map(|rate| run(Method::Live, rate, 0, 0.1));
+        let lost = |manifests: &[Manifest]| {
+            let told = without_meaningless(&runs, manifests);
+            let lost = told.iter().map(|run| run.good().unwrap().work_lost_s);
+            lost.collect::<Vec<_>>()
+        };
+        assert_eq!(lost(&[]), [Some(0.2), Some(0.2)]);
+        assert_eq!(lost(&[sample::manifest()]), [Some(0.2), None]);
+        let dir = tempfile::tempdir().unwrap();
+        write(&runs, &[sample::manifest()], dir.path()).unwrap();
+        // As it was measured.
+        let rows = fs::read_to_string(dir.path().join("runs.csv")).unwrap();
+        assert_eq!(rows.matches(",0.2,").count(), 2, "{rows}");
+    }
+
+    #[test]
     fn studies_whose_names_look_alike_have_plots_of_their_own() {
         let dir = tempfile::tempdir().unwrap();
         let runs = ["a b", "a/b"].map(|study| {
@@ -226,7 +260,7 @@ mod tests {
                 (case.target_ms, case.dirty_percent) = (Some(0), Some(u32::MAX));
                 if let Some(measured) = &mut run.measured {
                     measured.rounds.clear();
-                    (measured.total_s, measured.work_lost_s) = (value, value);
+                    (measured.total_s, measured.work_lost_s) = (value, Some(value));
                     measured.image_bytes = u64::MAX;
                 }
                 runs.push(run);

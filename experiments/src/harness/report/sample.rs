@@ -213,7 +213,7 @@ impl Made {
             allocated_bytes: image_bytes / 10 * 9,
             host_cpu_s: total_s * 0.4 * self.jitter(),
             peak_memory: if ours { 24 << 20 } else { 12 << 20 },
-            work_lost_s: gap_s * 1.1 + copied * 0.05 * self.jitter(),
+            work_lost_s: Some(gap_s * 1.1 + copied * 0.05 * self.jitter()),
             predicted_s: ours.then(|| window * self.jitter()),
             window_s: ours.then_some(window),
             target_met: ours.then(|| window * 1e3 <= f64::from(case.target_ms.unwrap_or(300))),

@@ -100,6 +100,12 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
     if reader.guest() == GuestType::Pv && !pv.is_complete() {
         return Err(reader.damaged(end, "the image does not hold a PV guest's state"));
     }
+    let emulators = reader.libxl_records().iter();
+    let emulators = emulators.filter(|at| at.kind == libxl::record::EMULATOR_CONTEXT);
+    if emulators.count() != usize::from(is_emulated(reader)) {
+        let what = "the image does not hold the state of the guest's emulated devices as it should";
+        return Err(reader.damaged(end, what));
+    }
     for at in reader.libxl_records() {
         use libxl::record::{EMULATOR_CONTEXT, EMULATOR_XENSTORE_DATA};
         if ![EMULATOR_XENSTORE_DATA, EMULATOR_CONTEXT].contains(&at.kind) {
@@ -147,6 +153,12 @@ impl PvOrder {
     fn is_complete(&self) -> bool {
         self.shared_info && self.vcpus
     }
+}
+
+/// Whether it is an HVM guest, by its configuration: the libxc image does not tell it from a PVH one.
+fn is_emulated(reader: &Reader) -> bool {
+    let config = serde_json::from_slice::<serde_json::Value>(reader.config());
+    config.is_ok_and(|config| config["c_info"]["type"] == "hvm")
 }
 
 fn padding(reader: &Reader, at: &RecordAt) -> Result<(), ImageError> {

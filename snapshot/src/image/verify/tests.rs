@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::image::file::Existing;
 use crate::image::trailer::Facts;
-use crate::image::{Compression, Preamble, RawImage, Record, Tail, ZstdImage, libxc};
+use crate::image::{Compression, Preamble, RawImage, Record, Tail, ZstdImage, libxc, libxl};
 use crate::lineage::{ImageId, Parent};
 use crate::page::{GuestPage, PageBytes};
 use crate::page_set::PageSet;
@@ -195,6 +195,62 @@ fn something_appended_is_found() {
     for mut good in [raw(), zstd(), increment(), stock()] {
         good.extend_from_slice(&[0; 8]);
         assert!(!verify_of(good).problems.is_empty());
+    }
+}
+
+/// A small image of a guest of that type, with so large a state of its emulator.
+fn emulated(kind: &str, state: Option<usize>, sink: &mut impl ImageSink) {
+    let preamble = Preamble {
+        config: format!("{{\"c_info\":{{\"type\":\"{kind}\"}}}}").into_bytes(),
+        guest: GuestType::Hvm,
+        xen_version: (4, 17),
+        static_data: vec![],
+        before_memory: vec![],
+        increment: false,
+    };
+    sink.begin(&preamble, &pages()).expect("begun");
+    let page = PageBytes([5; 4096]);
+    let all: Vec<_> = pages().iter().map(|n| (n, GuestPage::of(&page))).collect();
+    sink.write(&all).expect("written");
+    let state = state.map(|size| Record::new(libxl::record::EMULATOR_CONTEXT, vec![9; size]));
+    let tail = Tail {
+        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],
+        libxl: state.into_iter().collect(),
+    };
+    let facts = Facts {
+        memory_pages: pages().count(),
+        ..some_facts()
+    };
+    sink.finish(&tail, &facts).expect("finished");
+    sink.commit().expect("committed");
+}
+
+#[test]
+fn the_emulators_state_is_there_exactly_where_there_is_an_emulator() {
+    let compression = Compression {
+        level: 1,
+        threads: 1,
+    };
+    for (kind, state, right) in [
+        ("hvm", Some(100), true),
+        // Larger than a frame is otherwise.
+        ("hvm", Some(5_000_001), true),
+        ("pvh", None, true),
+        ("hvm", None, false),
+        ("pvh", Some(100), false),
+    ] {
+        let raw = made(|path| {
+            let image = RawImage::create(path, Existing::Keep);
+            emulated(kind, state, &mut image.expect("created"));
+        });
+        let zstd = made(|path| {
+            let image = ZstdImage::create(path, Existing::Keep, compression, Cancel::new());
+            emulated(kind, state, &mut image.expect("created"));
+        });
+        for bytes in [raw, zstd] {
+            let problems = verify_of(bytes).problems;
+            assert_eq!(problems.is_empty(), right, "{kind} {state:?}: {problems:?}");
+        }
     }
 }
 

@@ -39,6 +39,9 @@ impl XenDomain {
     /// # Errors
     /// [`DomainError`].
     pub fn tracked_since(&self) -> Result<Result<Tracked, String>, DomainError> {
+        if let Some(why) = self.no_increments() {
+            return Ok(Err(why.into()));
+        }
         let Some(stamp) = stamp::read(&self.guest)? else {
             return Ok(Err(
                 "its writes have not been tracked since its last image".into()
@@ -52,6 +55,12 @@ impl XenDomain {
             since: stamp.image,
             dirty: dirty.count(),
         }))
+    }
+
+    /// Why the guest's writes cannot be tracked between saves, if they cannot.
+    #[must_use]
+    pub fn no_increments(&self) -> Option<&'static str> {
+        self.ops.no_increments()
     }
 
     /// Ends the tracking that was left on for an increment; whether there was any.
@@ -155,6 +164,9 @@ impl XenDomain {
                 return Err(self.disturbed(FETCHED));
             }
         }
+        if self.no_increments().is_some() {
+            return Ok(());
+        }
         // That it fails spoils no image.
         self.marks.next = Some(self.make_marks(&now));
         Ok(())
@@ -185,6 +197,9 @@ impl XenDomain {
                 self.identity.name
             ))
         };
+        if let Some(why) = self.no_increments() {
+            return Err(refused(why));
+        }
         let guest = &self.guest;
         if let Some(pid) = helper::saving(guest.id.get()) {
             return Err(refused(&busy(pid)));

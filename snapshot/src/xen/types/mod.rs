@@ -4,7 +4,9 @@
 //! [`super::domain`] is the save of any guest; it calls these where the type matters. Everything
 //! here is called per batch of pages or more rarely, never per page.
 
+mod emulated;
 mod hardware;
+mod hvm;
 mod pvh;
 mod records;
 
@@ -12,13 +14,13 @@ use super::config::{GuestConfig, Kind};
 use super::guest::Guest;
 use crate::image::{GuestType, Preamble, Record, Tail};
 use crate::page::PageBytes;
+use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 
 pub(super) use records::preamble;
 
 /// How a guest is brought to suspend.
-#[expect(dead_code, reason = "of HVM guests")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Suspension {
     /// It is asked through xenstore and suspends itself.
@@ -30,9 +32,10 @@ pub(super) enum Suspension {
 /// The operations of one guest type. Made for one guest, with whatever it has to remember of it.
 ///
 /// Order of the calls: `refusal`; `tracking_begins`; for each memory map `look`, `exist` (many),
-/// `map_holds`, `static_data`, `before_memory`; `map_holds` after every round and in the window;
-/// in the window, the guest suspended: `quiesce`, `map_holds`, `final_state`, `wake`; at the end
-/// `tracking_ended`. `page_access` is called before the first memory map, once for each thread.
+/// `found`, `map_holds`, `static_data`, `before_memory`; `map_holds` after every round and in the window;
+/// for a window `make_ready` and `suspension`, then, the guest suspended, `quiesce`, `map_holds`,
+/// `final_state`, and in any case `wake`; at the end `tracking_ended`. `page_access` is called
+/// before the first memory map, once for each thread.
 pub(super) trait GuestOps: Send {
     /// What stands in the image's domain header.
     fn stream_type(&self) -> GuestType;
@@ -47,13 +50,11 @@ pub(super) trait GuestOps: Send {
         config: &GuestConfig,
     ) -> Result<Option<String>, DomainError>;
 
-    #[expect(dead_code, reason = "HVM guests cannot yet")]
     /// Why its dirty tracking cannot be left on for increments; `None` if it can.
     fn no_increments(&self) -> Option<&'static str> {
         None
     }
 
-    #[expect(dead_code, reason = "HVM guests only")]
     /// How it is to be brought to suspend; asked anew for each window.
     ///
     /// # Errors
@@ -63,7 +64,8 @@ pub(super) trait GuestOps: Send {
     }
 
     /// Has whoever writes to the guest's memory beside it (HVM: the emulator) note what it writes.
-    /// Called right before the hypervisor's dirty tracking goes on; that it may be on is noted.
+    /// Called right after the hypervisor's dirty tracking went on, before any page is copied; that
+    /// it may be on is noted.
     ///
     /// # Errors
     /// [`DomainError`]; `tracking_ended` follows.
@@ -71,7 +73,8 @@ pub(super) trait GuestOps: Send {
         Ok(())
     }
 
-    /// Ends what `tracking_begins` began; called after the hypervisor's dirty tracking went off.
+    /// Ends what `tracking_begins` began, if it did; called before the hypervisor's dirty tracking
+    /// goes off.
     ///
     /// # Errors
     /// [`DomainError`]; may be called again.
@@ -79,16 +82,25 @@ pub(super) trait GuestOps: Send {
         Ok(())
     }
 
-    /// Stops whoever writes to the suspended guest's memory beside it, and takes its state. In the
-    /// pause window, before the last dirty pages are fetched.
+    /// Does what can be done ahead of a pause window. The guest runs.
     ///
     /// # Errors
     /// [`DomainError`]; `wake` follows.
-    fn quiesce(&mut self, _guest: &Guest) -> Result<(), DomainError> {
+    fn make_ready(&mut self, _guest: &Guest) -> Result<(), DomainError> {
         Ok(())
     }
 
-    /// Undoes `quiesce`, right before the guest is resumed. Nothing to do if it was not called.
+    /// Stops whoever writes to the suspended guest's memory beside it, and takes its state; whether
+    /// there is any. In the pause window, before the last dirty pages are fetched.
+    ///
+    /// # Errors
+    /// [`DomainError`]; `wake` follows.
+    fn quiesce(&mut self, _guest: &Guest) -> Result<bool, DomainError> {
+        Ok(false)
+    }
+
+    /// Undoes `quiesce`, right before the guest is resumed, and `make_ready`, as far as they were
+    /// called.
     ///
     /// # Errors
     /// [`DomainError`]; may be called again.
@@ -116,6 +128,9 @@ pub(super) trait GuestOps: Send {
         pfns: &[u64],
         answers: &mut Vec<bool>,
     ) -> Result<(), DomainError>;
+
+    /// These are the pages that were found.
+    fn found(&mut self, _pages: &PageSet) {}
 
     /// Whether what `look` found still holds, beside the number of pages (PV: the generation of
     /// the P2M). Cheap.
@@ -192,10 +207,13 @@ pub(super) enum Normalised {
 
 /// The operations for a guest of that kind, or why there are none.
 pub(super) fn of(kind: Kind) -> Result<Box<dyn GuestOps>, String> {
-    let not_yet = |what| format!("it is {what} guest; this livesave saves PVH guests only");
     match kind {
         Kind::Pvh => Ok(Box::new(pvh::Pvh::default())),
-        Kind::Hvm => Err(not_yet("an HVM")),
-        Kind::Pv => Err(not_yet("a PV")),
+        Kind::Hvm => Ok(Box::new(hvm::Hvm::default())),
+        Kind::Pv => Err(
+            "it is a PV guest; this livesave saves PVH and HVM guests only (`xl save -c` \
+                         saves it, suspended for as long as that takes)"
+                .into(),
+        ),
     }
 }

@@ -1,0 +1,293 @@
+//! HVM guests: hardware virtualised, with an emulator of a PC's devices (QEMU).
+//!
+//! The hypervisor's side is that of a PVH guest. The emulator's comes to it: it notes what it writes
+//! to the guest's memory, is stopped in the pause window, and its state stands behind the libxc
+//! image.
+
+use xen_sys::state::hvm_param;
+
+use super::hardware::{self, Context};
+use super::{GuestOps, GuestType, Record, Suspension, Tail, emulated};
+use crate::fault;
+use crate::page_set::PageSet;
+use crate::ports::DomainError;
+use crate::units::{PageCount, Pfn};
+use crate::xen::config::GuestConfig;
+use crate::xen::emulator::{Emulator, EmulatorError, Session, StateFile, Version};
+use crate::xen::guest::Guest;
+use crate::xen::memory_map::QUERY;
+
+/// From here on the emulator has all the commands that a save needs.
+const OLDEST: Version = Version::new(2, 10);
+
+/// An HVM guest.
+#[derive(Default)]
+pub(super) struct Hvm {
+    context: Context,
+    emulator: Option<Emulator>,
+    /// It may be noting its writes through us.
+    notes: bool,
+    /// Begun before the guest is asked to suspend, so that nothing is waited for in the window.
+    session: Option<(Session, StateFile)>,
+    /// It may be stopped through us.
+    stopped: bool,
+    /// What stands in xenstore of its memory.
+    keys: Vec<u8>,
+    /// Where its stretches of memory begin.
+    beginnings: Vec<u64>,
+}
+
+impl Hvm {
+    fn emulator(&self, guest: &Guest) -> Result<&Emulator, DomainError> {
+        self.emulator.as_ref().ok_or_else(|| DomainError::Call {
+            operation: "find the emulator of",
+            domain: guest.name.clone(),
+            source: "nobody has looked for it".into(),
+        })
+    }
+
+    /// Looks for the emulator, and at it.
+    fn refuse_by_emulator(&mut self, guest: &Guest) -> Result<Option<String>, DomainError> {
+        let Some(emulator) = Emulator::of(&guest.info()?) else {
+            return Ok(Some(
+                "it is configured as an HVM guest, and the hypervisor emulates no PC for it".into(),
+            ));
+        };
+        let mut session = emulator
+            .session()
+            .map_err(failed(guest, "talk to the emulator (QEMU) of"))?;
+        let version = session.version();
+        if version < OLDEST {
+            return Ok(Some(format!(
+                "its emulator is QEMU {version}, which lacks what a save needs; start it with QEMU \
+                 {OLDEST} or later"
+            )));
+        }
+        if !session
+            .runs()
+            .map_err(failed(guest, "ask the emulator (QEMU) of"))?
+        {
+            return Ok(Some(
+                "its emulator (QEMU) is stopped, by another save perhaps; if none is under way, \
+                 `xl qemu-monitor-command DOMAIN cont` lets it run"
+                    .into(),
+            ));
+        }
+        self.emulator = Some(emulator);
+        Ok(None)
+    }
+}
+
+impl Hvm {
+    fn stop_and_save(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        let Some((session, state)) = &mut self.session else {
+            // The caller's mistake, told as it is.
+            return Err(DomainError::Call {
+                operation: "stop the emulator (QEMU) of",
+                domain: guest.name.clone(),
+                source: "there is no connection to it".into(),
+            });
+        };
+        self.stopped = true;
+        fault::point("emulator-stopping");
+        session
+            .stop()
+            .map_err(failed(guest, "stop the emulator (QEMU) of"))?;
+        fault::point("emulator-stopped");
+        session
+            .save(state)
+            .map_err(failed(guest, "save the devices of"))?;
+        fault::point("emulator-saved");
+        Ok(())
+    }
+}
+
+/// An emulator's failure as the engine's error.
+fn failed(
+    guest: &Guest,
+    operation: &'static str,
+) -> impl FnOnce(EmulatorError) -> DomainError + use<> {
+    let domain = guest.name.clone();
+    move |error| DomainError::Call {
+        operation,
+        domain,
+        source: error.into(),
+    }
+}
+
+impl GuestOps for Hvm {
+    fn stream_type(&self) -> GuestType {
+        GuestType::Hvm
+    }
+
+    fn refusal(
+        &mut self,
+        guest: &Guest,
+        config: &GuestConfig,
+    ) -> Result<Option<String>, DomainError> {
+        if let Some(why) = emulated::refusal(config).or(emulated::in_stub_domain(guest)?) {
+            return Ok(Some(why));
+        }
+        if let Some(why) = hardware::refusal(guest)? {
+            return Ok(Some(why));
+        }
+        self.refuse_by_emulator(guest)
+    }
+
+    fn no_increments(&self) -> Option<&'static str> {
+        Some("tracking is not left on for HVM guests yet (--incremental=compared needs none)")
+    }
+
+    fn suspension(&mut self, guest: &Guest) -> Result<Suspension, DomainError> {
+        guest.suspension()
+    }
+
+    fn tracking_begins(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        let mut session = self
+            .emulator(guest)?
+            .session()
+            .map_err(failed(guest, "talk to the emulator (QEMU) of"))?;
+        if !session.can_note_writes() {
+            return Err(DomainError::Unsupported(format!(
+                "Domain {} cannot be saved while it runs: its emulator is QEMU {}, which may die \
+                 of having its writes tracked; --mode plain saves it, suspended for as long as \
+                 that takes",
+                guest.name,
+                session.version()
+            )));
+        }
+        fault::point("emulator-log-starting");
+        self.notes = true;
+        session
+            .note_writes()
+            .map_err(failed(guest, "track what the emulator (QEMU) writes of"))?;
+        fault::point("emulator-log-on");
+        Ok(())
+    }
+
+    fn tracking_ended(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        if !self.notes {
+            return Ok(());
+        }
+        self.emulator(guest)?
+            .session()
+            .and_then(|mut session| session.note_no_writes())
+            .map_err(failed(
+                guest,
+                "stop tracking what the emulator (QEMU) writes of",
+            ))?;
+        self.notes = false;
+        fault::point("emulator-log-off");
+        Ok(())
+    }
+
+    fn make_ready(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        let begun = self.emulator(guest)?.session().and_then(|mut session| {
+            let state = session.hand_over()?;
+            Ok((session, state))
+        });
+        self.session = Some(begun.map_err(failed(guest, "talk to the emulator (QEMU) of"))?);
+        self.keys = emulated::keys(guest)?;
+        fault::point("emulator-ready");
+        Ok(())
+    }
+
+    fn quiesce(&mut self, guest: &Guest) -> Result<bool, DomainError> {
+        let stopped = self.stop_and_save(guest);
+        if stopped.is_err() {
+            // An answer that comes late would be taken for another's.
+            self.session = None;
+        }
+        stopped.map(|()| true)
+    }
+
+    fn wake(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        let session = self.session.take();
+        if !self.stopped {
+            return Ok(());
+        }
+        let woken = session.map(|(mut session, _)| session.run_on());
+        if !matches!(woken, Some(Ok(()))) {
+            self.emulator(guest)?
+                .session()
+                .and_then(|mut session| session.run_on())
+                .map_err(failed(guest, "let run on the emulator (QEMU) of"))?;
+        }
+        self.stopped = false;
+        fault::point("emulator-runs");
+        Ok(())
+    }
+
+    fn look(&mut self, guest: &Guest) -> Result<PageCount, DomainError> {
+        hardware::span(guest)
+    }
+
+    fn hints(&self, guest: &Guest) -> Vec<Pfn> {
+        let mut hints = hardware::hints(guest);
+        hints.extend(emulated::HINTS);
+        hints
+    }
+
+    fn exist(
+        &mut self,
+        guest: &Guest,
+        pfns: &[u64],
+        answers: &mut Vec<bool>,
+    ) -> Result<(), DomainError> {
+        hardware::exist(guest, pfns, answers)
+    }
+
+    fn found(&mut self, pages: &PageSet) {
+        let beginnings = pages.ranges().map(|range| range.start);
+        self.beginnings = beginnings.take(QUERY).collect();
+    }
+
+    /// A guest can move the memory of its display to another place, with its number of pages as it
+    /// was and (up to Xen 4.18) none of them dirty: a stretch is not there any more then.
+    fn map_holds(&mut self, guest: &Guest) -> Result<bool, DomainError> {
+        let mut there = vec![];
+        hardware::exist(guest, &self.beginnings, &mut there)?;
+        Ok(there.iter().all(|there| *there))
+    }
+
+    fn static_data(&mut self, guest: &Guest) -> Result<Vec<Record>, DomainError> {
+        self.context.make_room(guest)?;
+        Ok(vec![])
+    }
+
+    fn final_state(&mut self, guest: &Guest) -> Result<Tail, DomainError> {
+        let libxc = self.context.records(guest)?;
+        if !self.keys.is_empty() {
+            // An old emulator: what it moved since is in them.
+            self.keys = emulated::keys(guest)?;
+        }
+        let state = match &self.session {
+            Some((_, state)) => state
+                .read_behind(emulated::HEAD.to_vec())
+                .map_err(failed(guest, "read the devices of"))?,
+            None => vec![],
+        };
+        Ok(Tail {
+            libxc,
+            libxl: emulated::records(&self.keys, state),
+        })
+    }
+}
+
+impl Guest {
+    /// How it is brought to suspend, by what its drivers have told the hypervisor.
+    pub fn suspension(&self) -> Result<Suspension, DomainError> {
+        let param = |index| {
+            self.xen
+                .hvm_param_get(self.id, index)
+                .map_err(|error| self.failed("read how to suspend", error))
+        };
+        // As libxl decides: no interrupt to hear of events by, or asleep.
+        let answers = param(hvm_param::CALLBACK_IRQ)? != 0 && param(hvm_param::ACPI_S_STATE)? == 0;
+        Ok(if answers {
+            Suspension::Handshake
+        } else {
+            Suspension::Hypervisor
+        })
+    }
+}
