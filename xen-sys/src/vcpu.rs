@@ -72,6 +72,11 @@ impl VcpuContext {
         self.0.gdt_ents
     }
 
+    /// Changes it.
+    pub fn set_gdt_entries(&mut self, entries: u64) {
+        self.0.gdt_ents = entries;
+    }
+
     /// The frames of its descriptor table, 512 entries in each.
     pub fn gdt_frames(&mut self) -> &mut [u64; 16] {
         &mut self.0.gdt_frames
