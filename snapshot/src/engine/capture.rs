@@ -138,3 +138,49 @@ impl Capture {
 fn new_chunk() -> Box<[PageBytes]> {
     vec![PageBytes::ZERO; BATCH_PAGES].into_boxed_slice()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::file::Existing;
+    use crate::image::{GuestType, Preamble, RawImage, Reader, Tail, libxc};
+    use crate::testing::{first_pages, some_facts};
+
+    #[test]
+    fn what_is_held_is_of_the_kind_of_its_newest_copy() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("x.xl");
+        let mut image = RawImage::create(&path, Existing::Keep).expect("created");
+        let preamble = Preamble {
+            config: b"{}".to_vec(),
+            guest: GuestType::Pv,
+            xen_version: (4, 17),
+            static_data: vec![],
+            before_memory: vec![],
+            increment: false,
+        };
+        image.begin(&preamble, &first_pages(3)).expect("begun");
+        let mut capture = Capture::new(PageCount(10).bytes());
+        let page = PageBytes([1; 4096]);
+        let of_kind = |bits| GuestPage::of(&page).of_kind(PageKind::of_bits(bits).expect("a kind"));
+        for (pfn, bits) in [(0, 1), (1, 0), (2, 4), (0, 0), (1, 2)] {
+            assert!(capture.take(Pfn(pfn), of_kind(bits)));
+        }
+        capture.take_all(&[(Pfn(2), of_kind(12))], 2);
+        capture
+            .write_to(&image, &Cancel::default())
+            .expect("written");
+        image
+            .finish(&Tail::default(), &some_facts())
+            .expect("finished");
+        image.commit().expect("committed");
+        let reader = Reader::open(&path).expect("readable");
+        let mut records = reader.libxc_records().iter();
+        let at = records.find(|at| at.kind == libxc::record::PAGE_DATA);
+        let at = at.expect("a record");
+        let (_, data) = reader.page_entries(at).expect("entries");
+        let entries = reader.bytes(data - 24, 24).expect("read");
+        let kinds: Vec<u8> = entries.chunks(8).map(|entry| entry[7] >> 4).collect();
+        assert_eq!(kinds, [0, 2, 12]);
+    }
+}
