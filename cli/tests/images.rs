@@ -118,10 +118,9 @@ fn whole_and_damaged_images_are_told_apart() {
         assert_eq!(damaged.status.code(), Some(8));
         assert!(damaged.stdout.is_empty());
         let said = text(&damaged.stderr);
-        assert!(
-            said.contains("checksum") && said.contains("at byte"),
-            "{said}"
-        );
+        // The middle of a zstd image may be a frame's header.
+        let told = said.contains("checksum") || said.contains("frame");
+        assert!(told && said.contains("at byte"), "{said}");
         let damaged = run(dir.path(), &["verify", name, "--json"]);
         assert_eq!(damaged.status.code(), Some(8));
         let problem = &json(&damaged)["problems"][0];

@@ -38,7 +38,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    all runs were made
+  0    all runs were made, or refused by livesave for their kind of guest
   1    something failed that is not listed here
   2    the command line or the plan is wrong
   3    a save by livesave failed; the tables say which
@@ -264,7 +264,9 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
 fn how_it_went(plan: &Plan, store: &Store) -> Result<ExitCode> {
     let failed =
         |run: &Run| matches!(run.outcome, Outcome::Method(_)) && run.planned.case.method.is_ours();
-    let good = store.runs.iter().filter(|run| run.good().is_some());
+    let refused = |run: &&Run| matches!(run.outcome, Outcome::Refused(_));
+    let good = store.runs.iter();
+    let good = good.filter(|run| run.good().is_some() || refused(run));
     let good: HashSet<&str> = good.map(|run| run.id.as_str()).collect();
     Ok(if store.runs.iter().any(failed) {
         ExitCode::from(LIVESAVE_FAILED)

@@ -48,7 +48,7 @@ impl Monitor {
         };
         let greeting = monitor.line()?;
         ensure!(greeting.get("QMP").is_some(), "it greets with {greeting}");
-        monitor.ask("qmp_capabilities", json!({}))?;
+        monitor.ask("qmp_capabilities", &json!({}))?;
         Ok(monitor)
     }
 
@@ -58,7 +58,7 @@ impl Monitor {
         Ok(serde_json::from_str(&text)?)
     }
 
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let words = json!({"execute": command, "arguments": arguments});
         self.stream
             .get_mut()
@@ -81,7 +81,7 @@ impl Monitor {
 
 /// Whether it does anything for its guest.
 pub fn runs(domid: u32) -> Result<bool> {
-    let status = Monitor::connect(domid)?.ask("query-status", json!({}))?;
+    let status = Monitor::connect(domid)?.ask("query-status", &json!({}))?;
     Ok(status["running"] == true)
 }
 
@@ -112,7 +112,7 @@ pub fn pid(domid: u32) -> Result<u32> {
 /// QEMU abort (from 6.2 on); on where it is on does nothing.
 pub fn report_writes(domid: u32, enable: bool) -> Result<()> {
     let mut monitor = Monitor::connect(domid)?;
-    monitor.ask("xen-set-global-dirty-log", json!({"enable": enable}))?;
+    monitor.ask("xen-set-global-dirty-log", &json!({"enable": enable}))?;
     Ok(())
 }
 
@@ -227,7 +227,7 @@ mod tests {
         let event = "{\"event\": \"STOP\"}\n{\"return\": {\"running\": true}}\n";
         let mut good = monitor(&[GREETING, "{\"return\": {}}\n", event]).unwrap();
         assert_eq!(
-            good.ask("query-status", json!({})).unwrap()["running"],
+            good.ask("query-status", &json!({})).unwrap()["running"],
             true
         );
         let refused = "{\"error\": {\"desc\": \"not now\"}}\n";

@@ -1,13 +1,13 @@
 //! The ways to save a guest on a Xen, each as one measured command.
 
-use super::case::{Case, Method};
+use super::case::{Case, GuestKind, Method};
 use super::meter::{self, Usage};
 use super::passes;
 use super::wire::Passed;
 use crate::dom0::image::{self, Size};
-use crate::dom0::livesave::Report;
+use crate::dom0::livesave::{Report, exit};
 use crate::dom0::process::{self, Finished};
-use crate::dom0::{stock, xl};
+use crate::dom0::{stock as xen, xl};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -46,16 +46,31 @@ pub struct Made {
     pub report: Option<Report>,
 }
 
+/// Why there is no save.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// livesave does not save guests of this kind.
+    Refused(String),
+    /// The method failed.
+    Failed(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
 /// Saves the guest; what the method did wrong is the inner error.
-pub fn make(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, String>> {
+pub fn make(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, Failure>> {
     fs::create_dir_all(&tools.images)
         .with_context(|| format!("cannot make {}", tools.images.display()))?;
     let made = match case.method {
-        Method::Plain => plain(tools, name),
-        Method::StockLive => stock_live(tools, name),
-        Method::MigratedPipe => migrated_over_pipe(tools, name),
-        Method::MigratedTcp => migrated_over_tcp(tools, name),
-        Method::Migration => migration(tools, name),
+        Method::Plain => stock(plain(tools, name)),
+        Method::StockLive => stock(stock_live(tools, name)),
+        Method::MigratedPipe => stock(migrated_over_pipe(tools, name)),
+        Method::MigratedTcp => stock(migrated_over_tcp(tools, name)),
+        Method::Migration => stock(migration(tools, name)),
         Method::Live | Method::Improved => live(tools, name, case),
         Method::Increment => increment(tools, name, case),
     };
@@ -64,6 +79,10 @@ pub fn make(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, Strin
         fs::remove_file(&image)?;
     }
     made
+}
+
+fn stock(made: Result<Result<Made, String>>) -> Result<Result<Made, Failure>> {
+    made.map(|made| made.map_err(Failure::Failed))
 }
 
 /// Makes the images before a measured increment, if there are none: writes of the guest are tracked
@@ -166,7 +185,7 @@ fn plain(tools: &Tools, name: &str) -> Result<Result<Made, String>> {
 
 fn stock_live(tools: &Tools, name: &str) -> Result<Result<Made, String>> {
     let path = tools.image();
-    let command = stock::live_loop_command(&[], name, &path, &tools.scratch)?;
+    let command = xen::live_loop_command(&[], name, &path, &tools.scratch)?;
     let (finished, usage) = tools.run(&command)?;
     if !finished.status.success() {
         return Ok(Err(failed(&finished)));
@@ -282,15 +301,20 @@ fn migration(tools: &Tools, name: &str) -> Result<Result<Made, String>> {
 }
 
 /// A save by livesave with these arguments more.
-fn own(tools: &Tools, name: &str, case: &Case, more: &[&str]) -> Result<Result<Made, String>> {
+fn own(tools: &Tools, name: &str, case: &Case, more: &[&str]) -> Result<Result<Made, Failure>> {
     let mut command = tools.livesave(&["save", name, "--json"]);
     command.args(more);
     if let Some(target) = case.target_ms {
         command.arg("--max-downtime").arg(format!("{target}ms"));
     }
     let (finished, usage) = tools.run(&command)?;
+    // With that code it refuses guests that others are at, too; but here nobody is, and each guest has
+    // been saved by others.
+    if finished.code() == exit::NOT_SAVABLE && case.guest != GuestKind::Pvh {
+        return Ok(Err(Failure::Refused(finished.tail())));
+    }
     if !finished.status.success() {
-        return Ok(Err(failed(&finished)));
+        return Ok(Err(failed(&finished).into()));
     }
     let report: Report = serde_json::from_str(&finished.stdout)
         .with_context(|| format!("the report is not as documented: {}", finished.stdout))?;
@@ -306,7 +330,7 @@ fn own(tools: &Tools, name: &str, case: &Case, more: &[&str]) -> Result<Result<M
     }))
 }
 
-fn live(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, String>> {
+fn live(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, Failure>> {
     let path = tools.image();
     let mode = if case.method == Method::Live {
         "live"
@@ -316,7 +340,7 @@ fn live(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, String>> 
     own(tools, name, case, &["--mode", mode, "-o", utf8(&path)?])
 }
 
-fn increment(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, String>> {
+fn increment(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, Failure>> {
     let chain = tools.chain();
     let made = own(
         tools,
@@ -329,7 +353,7 @@ fn increment(tools: &Tools, name: &str, case: &Case) -> Result<Result<Made, Stri
         if report.is_some_and(|report| report.parent.is_some()) {
             Ok(made)
         } else {
-            Err("it made a full image, not an increment".to_owned())
+            Err("it made a full image, not an increment".to_owned().into())
         }
     }))
 }

@@ -287,6 +287,11 @@ impl Study {
             !increments || !self.dirty.is_empty(),
             "the method increment needs `dirty`"
         );
+        let tracked = [GuestKind::Pvh, GuestKind::Embedded];
+        ensure!(
+            !increments || self.guests.iter().all(|guest| tracked.contains(guest)),
+            "the method increment is for PVH and embedded guests"
+        );
         // The workload's ring is a quarter of the memory.
         ensure!(
             self.dirty.iter().all(|percent| (1..=25).contains(percent)),
@@ -424,6 +429,11 @@ mod tests {
             ("[\"plain\", \"improved\"]", "[\"rsync\"]", "rsync"),
             ("memory = [256]", "memory = [128]", "from 192 up"),
             ("dirty = [1, 10]", "", "needs `dirty`"),
+            (
+                "guests = [\"pvh\"]\n        memory = [256]\n",
+                "guests = [\"hvm\"]\n        memory = [256]\n",
+                "PVH and embedded",
+            ),
             ("dirty = [1, 10]", "dirty = [90]", "1 to 25"),
             ("name = \"increments\"", "name = \"rates\"", "two studies"),
             ("seed = 7", "sed = 7", "sed"),

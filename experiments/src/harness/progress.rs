@@ -80,6 +80,7 @@ impl Progress {
             ),
             (Outcome::Good, None) => "nothing measured".to_owned(),
             (Outcome::Method(why), _) => format!("FAILED: {why}"),
+            (Outcome::Refused(why), _) => format!("refused: {why}"),
             (Outcome::Machine(why), _) => format!("spoilt by the machine: {why}"),
         };
         let done = self.all.saturating_sub(self.left);

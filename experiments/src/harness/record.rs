@@ -22,6 +22,9 @@ pub enum Outcome {
     Good,
     /// The method failed or harmed the guest: that counts against the method.
     Method(String),
+    /// livesave does not save guests of this kind, and said so: it counts against nobody and is not
+    /// made again.
+    Refused(String),
     /// The machine spoilt it (an emulator that stood still, a guest that did not boot): it counts
     /// against nobody and is made again.
     Machine(String),
@@ -173,7 +176,7 @@ impl Store {
         new.into_iter().try_for_each(|run| self.add(run))
     }
 
-    /// The runs that need not be made again: measured, or failed by their method.
+    /// The runs that need not be made again: measured, refused, or failed by their method.
     #[must_use]
     pub fn settled(&self) -> HashSet<&str> {
         let settled = |run: &&Run| !matches!(run.outcome, Outcome::Machine(_));

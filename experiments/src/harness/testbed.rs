@@ -1,6 +1,7 @@
 //! A sweep on the real Xen of the testbed: boots it, runs the harness in its dom0, brings the runs
 //! back; and boots it again where that did not end.
 
+use super::case::GuestKind;
 use super::manifest::MANIFEST;
 use super::plan::Plan;
 use super::record::{self, RUNS, Store};
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 /// Memory of a dom0 that need not hold large images, in MiB; the testbed's default.
 const DOM0_MIB: u64 = 3072;
+/// Of dom0's memory for the emulator of an HVM guest, in MiB; of a migrated one there are two.
+const EMULATOR_MIB: u64 = 160;
 /// For Xen itself, in MiB.
 const XEN_MIB: u64 = 640;
 
@@ -169,14 +172,17 @@ fn open(plan: &Plan, results: &Path) -> Result<usize> {
 
 /// Memory of the machine and of dom0 in MiB, for the plan's largest guest: twice beside dom0 (a
 /// migrated guest is there twice), and its image on a tmpfs of 0.7 of dom0's memory: stock images hold
-/// zero pages, and rewritten pages twice and more.
+/// zero pages, and rewritten pages twice and more. An HVM guest's video memory is part of its memory;
+/// its emulator is a process in dom0.
 fn memory(plan: &Plan) -> (u64, u64) {
     let runs = plan.runs();
     let cases = || runs.iter().map(|run| &run.case);
     let largest = cases().map(|case| case.memory_mib).max().unwrap_or(0);
     let moved = cases().filter(|case| case.method == super::case::Method::Migration);
     let moved = moved.map(|case| case.memory_mib).max().unwrap_or(0);
-    let dom0 = DOM0_MIB.max(largest * 2 + 1024);
+    let emulated = cases().any(|case| case.guest == GuestKind::Hvm);
+    let emulators = u64::from(emulated) * 2 * EMULATOR_MIB;
+    let dom0 = DOM0_MIB.max(largest * 2 + 1024) + emulators;
     (dom0 + XEN_MIB + largest.max(2 * moved).max(1024), dom0)
 }
 
@@ -207,6 +213,10 @@ mod tests {
             Plan::parse(&text).unwrap()
         };
         assert_eq!(memory(&plan(256, "live")), (3072 + 640 + 1024, 3072));
+        let text = "[[study]]\nname = \"a\"\nguests = [\"pvh\", \"hvm\"]\nmemory = [256]\n\
+                    loads = [\"100\"]\nmethods = [\"live\"]\n";
+        let (_, dom0) = memory(&Plan::parse(text).unwrap());
+        assert_eq!(dom0, 3072 + 320);
         let (machine, dom0) = memory(&plan(4096, "migration"));
         assert!(dom0 > 4096 + 1024 && machine >= dom0 + 2 * 4096);
     }

@@ -1,7 +1,7 @@
 //! One run on a Xen: a guest as the case wants it, the save, and what it took.
 
 use super::case::{Case, GuestKind, Method, Planned};
-use super::methods::{self, Made, Tools};
+use super::methods::{self, Failure, Made, Tools};
 use super::plan::{Dom0, Shape};
 use super::record::{Measured, Outcome, Pass, work_lost};
 use super::sweep::Runner;
@@ -10,7 +10,7 @@ use crate::dom0::console::Console;
 use crate::dom0::guest::{Guest, Progress};
 use crate::dom0::hypervisor::Domain;
 use crate::dom0::livesave::Report;
-use crate::dom0::spec::{Site, Spec};
+use crate::dom0::spec::{GuestType, Site, Spec};
 use anyhow::{Context, Result, bail, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -80,15 +80,16 @@ impl XenHost {
             // Destroyed before the next is created: there may be no memory for both.
             other => drop(other),
         }
-        if shape.guest != GuestKind::Pvh {
-            bail!(
-                "{} guests cannot be started by this harness yet",
-                shape.guest
-            );
-        }
+        let kind = match shape.guest {
+            GuestKind::Pvh => GuestType::Pvh,
+            GuestKind::Hvm => GuestType::Hvm,
+            GuestKind::Pv => GuestType::Pv,
+            GuestKind::Embedded => bail!("embedded guests have no Xen"),
+        };
         let memory = shape.memory_mib;
         let mut spec = Spec {
             name: NAME.to_owned(),
+            kind,
             site: self.site.clone(),
             ..Spec::default()
         };
@@ -127,7 +128,8 @@ impl Runner for XenHost {
         match ended {
             Ok((outcome, measured)) => {
                 // After anything else the next one begins with a new guest.
-                if outcome == Outcome::Good || measured.is_some() {
+                let as_it_was = matches!(outcome, Outcome::Good | Outcome::Refused(_));
+                if as_it_was || measured.is_some() {
                     self.guest = Some((shape, guest));
                 }
                 Ok((outcome, measured))
@@ -167,7 +169,13 @@ impl Run<'_> {
         let (seen, dom0_cpu) = (witness.end()?, self.dom0_cpu()? - dom0_cpu);
         let made = match made {
             Ok(Ok(made)) => made,
-            Ok(Err(why)) => return Ok((self.blame(why), None)),
+            Ok(Err(Failure::Failed(why))) => return Ok((self.blame(why), None)),
+            Ok(Err(Failure::Refused(why))) => {
+                return Ok(match self.restore_order() {
+                    Ok(()) => (Outcome::Refused(why), None),
+                    Err(harmed) => (self.blame(format!("{why}; {harmed:#}")), None),
+                });
+            }
             Err(why) => return Ok((self.blame(format!("{why:#}")), None)),
         };
         if self.case.method == Method::Migration {

@@ -158,14 +158,19 @@ pub(super) fn must_be_right(bench: &Bench, guest: &Guest) -> Result<()> {
     bench.must_be_unharmed(guest)
 }
 
-fn at_points(bench: &Bench, points: &[&str], more: &[&str]) -> Result<String> {
-    let guest = bench.guest(Spec::small)?;
+/// Killed at each of the points; the guardian puts it right.
+pub(super) fn at_points(
+    bench: &Bench,
+    guest: &Guest,
+    points: &[&str],
+    more: &[&str],
+) -> Result<String> {
     let mut ended = Vec::new();
     for point in points {
         let one = || -> Result<String> {
-            let finished = die(bench, &guest, &format!("{point}:kill"), more)?;
-            let took = settled(&guest)?;
-            must_be_right(bench, &guest)?;
+            let finished = die(bench, guest, &format!("{point}:kill"), more)?;
+            let took = settled(guest)?;
+            must_be_right(bench, guest)?;
             let said = finished.stderr.lines().last().unwrap_or_default();
             let said = said.rsplit("; ").next().unwrap_or_default();
             Ok(format!("{point} {} ms ({said})", took.as_millis()))
@@ -193,7 +198,8 @@ fn killed_at_each_point(bench: &Bench) -> Result<String> {
         "announced",
         "off",
     ];
-    at_points(bench, &points, &[])
+    let guest = bench.guest(Spec::small)?;
+    at_points(bench, &guest, &points, &[])
 }
 
 fn plain_killed(bench: &Bench) -> Result<String> {
@@ -205,7 +211,8 @@ fn plain_killed(bench: &Bench) -> Result<String> {
         "half-resumed",
         "resumed",
     ];
-    at_points(bench, &points, &["--mode", "plain"])
+    let guest = bench.guest(Spec::small)?;
+    at_points(bench, &guest, &points, &["--mode", "plain"])
 }
 
 /// Killed from outside. (`kills` does so hundreds of times with embedded guests.)
@@ -348,8 +355,7 @@ fn guardian_killed(bench: &Bench) -> Result<String> {
 
 fn both_killed(bench: &Bench) -> Result<String> {
     let guest = bench.guest(Spec::small)?;
-    let mut notes = Vec::new();
-    for (point, stands) in [
+    let points = [
         ("armed", false),
         ("requested", false),
         ("suspended", true),
@@ -357,20 +363,33 @@ fn both_killed(bench: &Bench) -> Result<String> {
         ("captured", true),
         ("half-resumed", false),
         ("resumed", false),
-    ] {
+    ];
+    both_at_points(bench, &guest, &points, &[])
+}
+
+/// Killed with its guardian at each of the points, at some of which the guest does not run then;
+/// `livesave recover` puts it right.
+pub(super) fn both_at_points(
+    bench: &Bench,
+    guest: &Guest,
+    points: &[(&str, bool)],
+    more: &[&str],
+) -> Result<String> {
+    let mut notes = Vec::new();
+    for &(point, stands) in points {
         let one = || -> Result<String> {
-            die(bench, &guest, &format!("{point}:kill-both"), &[])?;
+            die(bench, guest, &format!("{point}:kill-both"), more)?;
             let listed = xl::list(&guest.spec.name)?.context("the guest is gone")?;
             if stands && listed.is_running() {
                 bail!("the guest runs before the recovery, so that nothing is shown");
             }
             let did = recover(bench)?.stdout;
-            must_be_right(bench, &guest)?;
+            must_be_right(bench, guest)?;
             let again = recover(bench)?.stdout;
             if !again.starts_with("nothing") {
                 bail!("the second recovery did something: {again}");
             }
-            bench.must_be_unharmed(&guest)?;
+            bench.must_be_unharmed(guest)?;
             Ok(format!("{point}: {}", did.trim()))
         };
         notes.push(one().with_context(|| format!("killed at {point}"))?);

@@ -27,6 +27,12 @@ pub enum Kind {
     Medium,
     /// The default, which is of a size that a save takes ten seconds of.
     Large,
+    /// [`super::hvm::hvm`].
+    Hvm,
+    /// The same, reading from an emulated disk.
+    HvmReads,
+    /// [`super::pv::pv`].
+    Pv,
 }
 
 /// The order to run tests in: the core first, then the others from another one on each day, so that

@@ -60,12 +60,12 @@ fn brings_back(bench: &Bench) -> Result<String> {
     Ok(format!("restored in {:.1} s", restored.took.as_secs_f64()))
 }
 
-fn restore(bench: &Bench, image: &Path, more: &[&str]) -> Result<Running> {
+pub(super) fn restore(bench: &Bench, image: &Path, more: &[&str]) -> Result<Running> {
     let mut command = bench.livesave.command(&["restore"]);
     process::start(command.arg(image).args(more))
 }
 
-fn finish(bench: &Bench, running: Running, code: i32) -> Result<Finished> {
+pub(super) fn finish(bench: &Bench, running: Running, code: i32) -> Result<Finished> {
     let finished = running.wait(LIMIT)?;
     bench.livesave.note(&finished)?;
     if finished.code() != code {

@@ -29,10 +29,13 @@ pub fn tests() -> Vec<Test> {
             save_and_restore(b, |s| s.rate("max"))
         }),
         Other.core("save_ballooned_down", ballooned),
-        Other.core("save_with_vif_and_disk", vif_and_disk),
-        Large.core("ten_saves_in_a_row", ten_in_a_row),
+        Other.core("save_with_vif_and_disk", |b| vif_and_disk(b, |s| s)),
+        Large.core("ten_saves_in_a_row", |b| ten_in_a_row(b, |s| s)),
     ]
 }
+
+/// For guests whose disks are no logical volumes.
+pub(super) const MEMORY_ONLY: [&str; 2] = ["--disks", "memory-only"];
 
 /// Total RAM of the guest in bytes, as `xl create` was told.
 fn ram(spec: &Spec) -> u64 {
@@ -45,7 +48,7 @@ pub fn largest_image(ram: u64) -> u64 {
     ram + ram / 100 + (1 << 20)
 }
 
-fn check_image(spec: &Spec, path: &Path, report: &Report) -> Result<()> {
+pub(super) fn check_image(spec: &Spec, path: &Path, report: &Report) -> Result<()> {
     let size = image::size(path)?;
     if size.bytes != report.image_bytes {
         bail!(
@@ -68,7 +71,12 @@ fn check_image(spec: &Spec, path: &Path, report: &Report) -> Result<()> {
 
 /// Saves, and checks everything that can be checked without a restore. Returns
 /// the report and what the guest and the clock saw.
-fn save(bench: &Bench, guest: &Guest, path: &Path, more: &[&str]) -> Result<(Report, String)> {
+pub(super) fn save(
+    bench: &Bench,
+    guest: &Guest,
+    path: &Path,
+    more: &[&str],
+) -> Result<(Report, String)> {
     guest.take_gap()?;
     let (report, took) = bench.livesave.save(&guest.spec.name, path, more)?;
     let gap = guest.take_gap()?;
@@ -193,14 +201,14 @@ pub(super) fn devices_go_on(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn vif_and_disk(bench: &Bench) -> Result<String> {
+pub(super) fn vif_and_disk(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
     echo::start()?;
     // Declared first, so that it is detached after the guest's end.
     let disk = Loop::create(&bench.results.join("disk.img"), 16)?;
     let guest = bench.guest(|mut spec| {
         spec.disk = Some(disk.0.clone());
         spec.net = true;
-        spec.with("disk=1").with("net=10.77.0.5")
+        change(spec).with("disk=1").with("net=10.77.0.5")
     })?;
     devices_go_on(&guest).context("before the save")?;
     // Its disk is no logical volume.
@@ -213,17 +221,16 @@ fn vif_and_disk(bench: &Bench) -> Result<String> {
         "{}",
         refused.stderr
     );
-    let memory_only = ["--disks", "memory-only"];
-    let (_, _) = save(bench, &guest, &path, &memory_only)?;
+    let (_, _) = save(bench, &guest, &path, &MEMORY_ONLY)?;
     devices_go_on(&guest).context("the source after its save")?;
     std::fs::remove_file(&path)?;
-    let note = finish(bench, guest, &memory_only)?;
+    let note = finish(bench, guest, &MEMORY_ONLY)?;
     std::fs::remove_file(bench.results.join("disk.img"))?;
     Ok(note)
 }
 
-fn ten_in_a_row(bench: &Bench) -> Result<String> {
-    let guest = bench.guest(|spec| spec)?;
+pub(super) fn ten_in_a_row(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+    let guest = bench.guest(change)?;
     let mut gaps = Vec::new();
     for number in 1..10 {
         let path = bench.image(&format!("{number}.xl"));

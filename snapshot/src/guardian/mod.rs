@@ -33,6 +33,9 @@
 //! share the lock on the journal, so that it is free only when nothing is left to be put right, or
 //! nobody is left to do it.
 //!
+//! Of a guest's emulator nothing is noted: it notes its writes within `tracking` only, and is stopped
+//! within `suspended` only, so that whoever puts the guest right knows what to ask it.
+//!
 //! Where the guest is slowed by pauses instead of a cap, each of them is noted (`pulsing`) before
 //! it is made and taken back from the journal after it was ended, fifty times a second: so that one
 //! pause is ended, ours, and none that somebody else made. These notes are no sign of life, as the

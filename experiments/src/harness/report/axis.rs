@@ -20,10 +20,12 @@ pub enum Axis {
     Target,
     /// How much of its memory was written since the image before.
     Dirty,
+    /// What it is to Xen.
+    Guest,
 }
 
 impl Axis {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Load,
         Self::Cap,
         Self::Memory,
@@ -31,6 +33,7 @@ impl Axis {
         Self::Target,
         Self::Dirty,
         Self::Pattern,
+        Self::Guest,
     ];
 
     /// In the heads of tables.
@@ -44,6 +47,7 @@ impl Axis {
             Self::Pattern => "pattern",
             Self::Target => "target (ms)",
             Self::Dirty => "dirty share",
+            Self::Guest => "guest",
         }
     }
 
@@ -58,6 +62,7 @@ impl Axis {
             Self::Pattern => "order in which pages are written",
             Self::Target => "longest pause asked for (ms)",
             Self::Dirty => "pages written since the image before (% of the memory)",
+            Self::Guest => "type of the guest",
         }
     }
 
@@ -72,14 +77,21 @@ impl Axis {
             Self::Pattern => "pattern",
             Self::Target => "target",
             Self::Dirty => "dirty share",
+            Self::Guest => "guest type",
         }
+    }
+
+    /// Whether its places are names, between which there is nothing.
+    #[must_use]
+    pub const fn is_of_names(self) -> bool {
+        matches!(self, Self::Pattern | Self::Guest)
     }
 
     /// From which ratio of its ends on it is logarithmic. Shares of one CPU never are.
     #[must_use]
     pub const fn log_from(self) -> f64 {
         match self {
-            Self::Cap | Self::Pattern => f64::INFINITY,
+            Self::Cap | Self::Pattern | Self::Guest => f64::INFINITY,
             Self::Memory | Self::Vcpus => 4.0,
             Self::Load | Self::Target | Self::Dirty => 10.0,
         }
@@ -106,6 +118,11 @@ impl Axis {
             Self::Pattern => X::last(&case.load.pattern),
             Self::Target => or_last(case.target_ms, "", "default"),
             Self::Dirty => or_last(case.dirty_percent, "\u{a0}%", "full save"),
+            Self::Guest => X {
+                // In the order in which the kinds are listed.
+                value: case.guest as u64,
+                ..X::last(&case.guest.to_string())
+            },
         }
     }
 
@@ -119,6 +136,7 @@ impl Axis {
             "memory" => Self::Memory,
             "vcpus" => Self::Vcpus,
             "increments" => Self::Dirty,
+            "types" => Self::Guest,
             _ => {
                 let places = |axis: Self| {
                     let places = cases.iter().map(|case| axis.place(case));
@@ -148,7 +166,7 @@ pub enum Part {
 pub struct X {
     /// The part.
     pub part: Part,
-    /// The number, 0 where there is none.
+    /// The number; where there is none, 0 or what orders the names.
     pub value: u64,
     /// In tables and below plots.
     pub label: String,

@@ -112,6 +112,7 @@ pub fn outcome(run: &Run) -> (&'static str, &str) {
     match &run.outcome {
         Outcome::Good => ("good", ""),
         Outcome::Method(why) => ("failed", why),
+        Outcome::Refused(why) => ("refused", why),
         Outcome::Machine(why) => ("spoilt", why),
     }
 }

@@ -4,13 +4,21 @@
 //! the method, makes panels: one table and one plot each. In a panel, a place on the axis and a method
 //! make a cell, and the runs of a cell are repeats of each other.
 
-use super::super::case::{Backend, Case, Load, Method};
+use super::super::case::{Backend, Case, GuestKind, Load, Method};
 use super::super::record::{Measured, Outcome, Run};
 use super::axis::{Axis, Part, X};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The studies that are known, in the order of the report.
-pub const KNOWN: [&str; 6] = ["rates", "caps", "targets", "memory", "vcpus", "increments"];
+pub const KNOWN: [&str; 7] = [
+    "rates",
+    "caps",
+    "targets",
+    "memory",
+    "vcpus",
+    "types",
+    "increments",
+];
 
 /// The runs of a method at a place.
 #[derive(Debug, Default)]
@@ -19,6 +27,8 @@ pub struct Cell<'a> {
     pub good: Vec<&'a Measured>,
     /// How many failed by their method.
     pub failed: usize,
+    /// How many livesave refused, for their kind of guest.
+    pub refused: usize,
     /// How many the machine spoilt.
     pub spoilt: usize,
 }
@@ -27,6 +37,7 @@ impl<'a> Cell<'a> {
     fn add(&mut self, run: &'a Run) {
         match (&run.outcome, run.good()) {
             (Outcome::Machine(_), _) => self.spoilt += 1,
+            (Outcome::Refused(_), _) => self.refused += 1,
             (Outcome::Good, Some(measured)) => self.good.push(measured),
             // A good run without a measurement is not what the record promises; it must not vanish.
             (Outcome::Method(_) | Outcome::Good, _) => self.failed += 1,
@@ -219,6 +230,7 @@ impl Options {
             Axis::Cap => case.cap = None,
             Axis::Memory => case.memory_mib = 0,
             Axis::Vcpus => case.vcpus = 0,
+            Axis::Guest => case.guest = GuestKind::Pvh,
             Axis::Target | Axis::Dirty => {}
         }
         // The rate of an idle guest says nothing.
@@ -259,7 +271,7 @@ impl Options {
             if case.backend == Backend::Embedded {
                 String::new()
             } else {
-                guest
+                unless(Axis::Guest, guest)
             },
             unless(Axis::Memory, format!("{}\u{a0}MiB", case.memory_mib)),
             unless(Axis::Vcpus, vcpus),
@@ -396,13 +408,25 @@ mod tests {
 
     #[test]
     fn failed_and_spoilt_runs_are_counted_apart() {
-        let mut runs = vec![run(Method::Live, "1000", 0, 0.1); 4];
+        let mut runs = vec![run(Method::Live, "1000", 0, 0.1); 5];
+        runs[4].outcome = Outcome::Refused("it is a PV guest".into());
         runs[1].outcome = Outcome::Method("the guest died".into());
         runs[2].outcome = Outcome::Machine("it stood still".into());
         runs[3].measured = None;
         let studies = studies(&runs);
         let (_, _, cell) = studies[0].panels[0].cells().next().unwrap();
         assert_eq!((cell.good.len(), cell.failed, cell.spoilt), (1, 2, 1));
+        assert_eq!(cell.refused, 1);
+    }
+
+    #[test]
+    fn kinds_of_guests_stand_side_by_side() {
+        let runs = [GuestKind::Pv, GuestKind::Hvm, GuestKind::Pvh]
+            .map(|kind| changed("types", |case| case.guest = kind));
+        let studies = studies(&runs);
+        assert_eq!(studies[0].panels.len(), 1);
+        assert_eq!(labels(&studies[0].panels[0]), ["PVH", "HVM", "PV"]);
+        assert!(!studies[0].common.contains("PVH"));
     }
 
     #[test]

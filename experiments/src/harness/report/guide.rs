@@ -31,7 +31,7 @@ pub const fn method(method: Method) -> &'static str {
 }
 
 /// Words of the tables, and what they mean.
-pub const TERMS: [(&str, &str); 10] = [
+pub const TERMS: [(&str, &str); 11] = [
     (
         "gap",
         "The longest time for which the guest stood still, as the guest itself saw it. A thread in it \
@@ -71,6 +71,10 @@ pub const TERMS: [(&str, &str); 10] = [
         "failed",
         "The method failed or harmed the guest. This counts against the method; such runs are counted \
          and listed, and are in no median and in no plot.",
+    ),
+    (
+        "refused",
+        "livesave does not save guests of this type, and said so. It counts against nobody.",
     ),
     (
         "spoilt",

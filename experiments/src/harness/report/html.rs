@@ -74,7 +74,7 @@ impl Page {
         if across {
             links.push(("forecasts".into(), "Forecasts".into()));
         }
-        links.push(("not-good".into(), "Failed and spoilt runs".into()));
+        links.push(("not-good".into(), "Failed, refused and spoilt runs".into()));
         for (id, title) in links {
             let (id, title) = (escape(&id), escape(&title));
             self.add(&format!("<li><a href=\"#{id}\">{title}</a></li>"));
@@ -226,7 +226,7 @@ impl Page {
     }
 
     fn not_good(&mut self, runs: &[Run]) {
-        self.add("<section>\n<h2 id=\"not-good\">Failed and spoilt runs</h2>");
+        self.add("<section>\n<h2 id=\"not-good\">Failed, refused and spoilt runs</h2>");
         let runs: Vec<_> = runs.iter().filter(|run| run.good().is_none()).collect();
         if runs.is_empty() {
             self.add("<p>There are none.</p>\n</section>");
@@ -262,6 +262,7 @@ fn heading(study: &str) -> String {
         "targets" => "Targets of the pause",
         "memory" => "Memory sizes",
         "vcpus" => "Virtual CPUs",
+        "types" => "Types of guests",
         "increments" => "Increments",
         other => return format!("Study \u{201c}{other}\u{201d}"),
     };

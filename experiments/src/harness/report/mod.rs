@@ -139,11 +139,17 @@ pub fn count(runs: &[Run]) -> String {
     let good = of(|outcome| matches!(outcome, Outcome::Good));
     let failed = of(|outcome| matches!(outcome, Outcome::Method(_)));
     let spoilt = of(|outcome| matches!(outcome, Outcome::Machine(_)));
+    let refused = match of(|outcome| matches!(outcome, Outcome::Refused(_))) {
+        0 => String::new(),
+        n => format!(", {n} refused by livesave"),
+    };
     let runs = match runs.len() {
         1 => "1 run".to_owned(),
         n => format!("{n} runs"),
     };
-    format!("{runs}: {good} good, {failed} failed by their method, {spoilt} spoilt by the machine.")
+    format!(
+        "{runs}: {good} good, {failed} failed by their method, {spoilt} spoilt by the machine{refused}."
+    )
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {

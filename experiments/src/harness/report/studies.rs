@@ -74,8 +74,11 @@ impl Maker<'_> {
         let mut head = vec![self.study.axis.header().to_owned()];
         head.extend(methods.iter().map(|method| method.title().to_owned()));
         let value = |cell: &Cell<'_>| {
-            if cell.good.is_empty() && cell.failed > 0 {
-                return "failed".to_owned();
+            match cell {
+                cell if !cell.good.is_empty() => {}
+                Cell { failed: 1.., .. } => return "failed".to_owned(),
+                Cell { refused: 1.., .. } => return "refused".to_owned(),
+                _ => {}
             }
             spread(measure.summary(&cell.good))
         };
@@ -199,6 +202,9 @@ impl Maker<'_> {
         // Only where there is something to tell: the tables are wide enough.
         if self.panel.cells().any(|(_, _, cell)| cell.failed > 0) {
             columns.push(("failed".into(), count(|cell| cell.failed)));
+        }
+        if self.panel.cells().any(|(_, _, cell)| cell.refused > 0) {
+            columns.push(("refused".into(), count(|cell| cell.refused)));
         }
         if self.panel.cells().any(|(_, _, cell)| cell.spoilt > 0) {
             columns.push(("spoilt".into(), count(|cell| cell.spoilt)));
@@ -367,6 +373,24 @@ mod tests {
         assert_eq!(cell(times, "100", "failed"), "1");
         assert_eq!(cell(times, "100", "spoilt"), "2");
         assert_eq!(cell(&of(&[failed])[0], "100", "livesave live"), "failed");
+    }
+
+    #[test]
+    fn what_was_refused_is_told_and_did_not_fail() {
+        let mut refused = run(Method::Live, "100", 0, 0.1);
+        refused.outcome = Outcome::Refused("it is a PV guest".into());
+        refused.measured = None;
+        let tables = of(&[refused, run(Method::Plain, "100", 0, 4.0)]);
+        assert_eq!(cell(&tables[0], "100", "livesave live"), "refused");
+        assert_eq!(cell(&tables[0], LOST, "livesave live"), "0 + 0");
+        let times = &tables[1];
+        let at = times
+            .head
+            .iter()
+            .position(|head| head == "refused")
+            .unwrap();
+        let counts: Vec<_> = times.rows.iter().map(|row| &*row[at]).collect();
+        assert_eq!(counts, ["0", "1"]);
     }
 
     #[test]

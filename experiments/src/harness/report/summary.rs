@@ -16,6 +16,8 @@ pub struct OfCase {
     pub good: usize,
     /// How many failed by their method.
     pub failed: usize,
+    /// How many livesave refused, for their kind of guest.
+    pub refused: usize,
     /// How many the machine spoilt.
     pub spoilt: usize,
     /// Of the good ones: every measure that is known of one at least, by its name with its unit.
@@ -37,16 +39,16 @@ pub fn of(runs: &[Run]) -> Vec<OfCase> {
 
 fn of_case(case: &Case, runs: &[&Run]) -> OfCase {
     let good: Vec<&Measured> = runs.iter().filter_map(|run| run.good()).collect();
-    let spoilt = runs
-        .iter()
-        .filter(|run| matches!(run.outcome, Outcome::Machine(_)))
-        .count();
+    let count = |of: fn(&Outcome) -> bool| runs.iter().filter(|run| of(&run.outcome)).count();
+    let spoilt = count(|outcome| matches!(outcome, Outcome::Machine(_)));
+    let refused = count(|outcome| matches!(outcome, Outcome::Refused(_)));
     let measures = measure::ALL
         .into_iter()
         .filter_map(|measure| Some((measure.key, measure.summary(&good)?)));
     OfCase {
         case: case.clone(),
-        failed: runs.len() - good.len() - spoilt,
+        failed: runs.len() - good.len() - spoilt - refused,
+        refused,
         spoilt,
         measures: measures.collect(),
         good: good.len(),

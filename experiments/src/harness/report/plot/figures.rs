@@ -116,8 +116,7 @@ fn along(study: &Study<'_>, slug: &str, title: &str, measure: Measure) -> Vec<Pl
             short: style::short(method).into(),
             style: style::of_method(method),
             points: place(&x, points),
-            // Between patterns there is nothing.
-            joined: study.axis != Axis::Pattern,
+            joined: !study.axis.is_of_names(),
         });
         plots.push(Plot {
             slug: slug_of(&[study.name, slug, &panel.title]),
