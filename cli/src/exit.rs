@@ -91,7 +91,9 @@ pub fn code_of(error: &anyhow::Error) -> u8 {
     }
     if let Some(error) = error.downcast_ref::<MergeError>() {
         return match error {
-            MergeError::Image(_) | MergeError::Foreign(_) => BAD_IMAGE,
+            MergeError::Image(_) | MergeError::Foreign(_) | MergeError::NoIncrements(_) => {
+                BAD_IMAGE
+            }
             MergeError::Sink(_) => NOT_WRITTEN,
             MergeError::Interrupted(signal) => SIGNALLED + *signal as u8,
         };

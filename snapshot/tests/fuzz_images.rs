@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
+use snapshot::image::verify::{Course, verify_bytes};
 use snapshot::image::{AnyImage, Compression, GuestType, Preamble, Record, Tail, fuzzing, libxc};
 use snapshot::lineage::{ImageId, Parent};
-use snapshot::page::PageBytes;
+use snapshot::page::{PageBytes, PageKind};
 use snapshot::policy::StopReason;
 use snapshot::ports::{Cancel, Identity, ImageSink};
 use snapshot::report::Window;
-use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet};
+use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet, Pfn};
 
 /// xorshift64*; the seed is the same in every run.
 struct Rng(u64);
@@ -28,7 +29,13 @@ impl Rng {
     }
 }
 
-fn image(compression: Option<Compression>, increment: bool) -> Vec<u8> {
+fn image(guest: GuestType, compression: Option<Compression>, increment: bool) -> Vec<u8> {
+    let pv = guest == GuestType::Pv;
+    let of_pv = |kinds: &[(u32, usize)]| {
+        let record = |&(kind, length)| Record::new(kind, vec![8; length]);
+        let records: Vec<_> = kinds.iter().filter(|_| pv).map(record).collect();
+        records.into_iter()
+    };
     let dir = tempfile::tempdir().expect("directory");
     let path: &Path = &dir.path().join("image");
     let image = AnyImage::create(path, Existing::Keep, compression, &Cancel::new());
@@ -38,17 +45,27 @@ fn image(compression: Option<Compression>, increment: bool) -> Vec<u8> {
     pages.insert_range(17..20);
     let preamble = Preamble {
         config: b"{\"c_info\":{}}".to_vec(),
-        guest: GuestType::Hvm,
+        guest,
         xen_version: (4, 17),
-        static_data: vec![Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])],
-        before_memory: vec![],
+        static_data: of_pv(&[(libxc::record::X86_PV_INFO, 8)])
+            .chain([Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])])
+            .collect(),
+        before_memory: of_pv(&[(libxc::record::X86_PV_P2M_FRAMES, 16)]).collect(),
         increment,
     };
     image.begin(&preamble, &pages).expect("begun");
     for fill in [3, 0] {
         let page = PageBytes([fill; PAGE_SIZE]);
         let batch = pages.iter().filter(|pfn| fill == 3 || pfn.0 % 3 == 0);
-        let batch: Vec<_> = batch.map(|pfn| (pfn, GuestPage::of(&page))).collect();
+        let kind = |pfn: Pfn| PageKind::of_bits(if pv { pfn.0 as u8 % 5 } else { 0 });
+        let batch: Vec<_> = batch
+            .map(|pfn| {
+                (
+                    pfn,
+                    GuestPage::of(&page).of_kind(kind(pfn).expect("a kind")),
+                )
+            })
+            .collect();
         image.write(&batch).expect("written");
     }
     let facts = Facts {
@@ -79,7 +96,15 @@ fn image(compression: Option<Compression>, increment: bool) -> Vec<u8> {
         disks: None,
     };
     let tail = Tail {
-        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])],
+        libxc: if pv {
+            let records = [
+                (libxc::record::SHARED_INFO, PAGE_SIZE),
+                (libxc::record::X86_PV_VCPU_BASIC, 61),
+            ];
+            of_pv(&records).collect()
+        } else {
+            vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 61])]
+        },
         libxl: vec![],
     };
     image.finish(&tail, &facts).expect("finished");
@@ -158,9 +183,11 @@ fn images() -> Vec<Vec<u8>> {
         threads: 1,
     };
     vec![
-        image(None, false),
-        image(Some(compression), false),
-        image(Some(compression), true),
+        image(GuestType::Hvm, None, false),
+        image(GuestType::Hvm, Some(compression), false),
+        image(GuestType::Hvm, Some(compression), true),
+        image(GuestType::Pv, None, false),
+        image(GuestType::Pv, Some(compression), false),
     ]
 }
 
@@ -195,4 +222,17 @@ fn trailers() {
         seeds.push(image[found.expect("a trailer")..].to_vec());
     }
     run("trailers", &seeds, fuzzing::trailers);
+}
+
+#[test]
+fn undamaged_images_are_good() {
+    for image in images() {
+        let course = Course {
+            threads: 1,
+            progress: &|_| {},
+            cancel: &Cancel::new(),
+        };
+        let verified = verify_bytes(image, &course).expect("looked at");
+        assert_eq!(verified.problems, []);
+    }
 }

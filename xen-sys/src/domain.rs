@@ -20,6 +20,9 @@ impl DomainId {
     /// The control domain.
     pub const DOM0: Self = Self(0);
 
+    /// Who owns the hypervisor's own pages (`DOMID_XEN` of `xen.h`).
+    pub(crate) const XEN: Self = Self(0x7FF2);
+
     /// From here on the numbers have meanings of their own (`DOMID_FIRST_RESERVED` of `xen.h`).
     const FIRST_RESERVED: u16 = 0x7FF0;
 

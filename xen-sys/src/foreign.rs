@@ -40,6 +40,16 @@ pub struct ForeignMapping<E: AsRef<[i32]>> {
 unsafe impl<E: AsRef<[i32]> + Send> Send for ForeignMapping<E> {}
 
 impl Xen {
+    /// Maps pages of a domain for reading word by word. Some of them may not be mapped.
+    ///
+    /// # Errors
+    /// As [`Xen::map`].
+    pub fn map_words(&self, domain: DomainId, frames: &[u64]) -> Result<ForeignWords, Error> {
+        let errors = vec![0; frames.len()];
+        self.map(domain, Protection::Read, frames, errors)
+            .map(ForeignWords)
+    }
+
     /// Maps pages of a domain by their frame numbers (guest frames of an HVM or PVH guest, machine
     /// frames of a PV guest). `errors` gets one entry per page and must
     /// have room for all; it is kept (or borrowed) for as long as the mapping lives, so that no
@@ -163,6 +173,28 @@ impl<E: AsRef<[i32]>> ForeignMapping<E> {
         // write by the domain meanwhile only tears bytes, all of which are valid.
         unsafe { std::ptr::copy_nonoverlapping(page.as_ptr(), to.as_mut_ptr(), PAGE_SIZE) };
         true
+    }
+}
+
+/// Mapped pages that are read word by word, from any number of threads.
+#[derive(Debug)]
+pub struct ForeignWords(ForeignMapping<Vec<i32>>);
+
+// SAFETY: it is mapped for reading only, and read by single loads.
+unsafe impl Sync for ForeignWords {}
+
+impl ForeignWords {
+    /// Words in a page.
+    pub const PER_PAGE: usize = PAGE_SIZE / 8;
+
+    /// The word at an index of 64-bit words, as it is now; `None` behind the end and in a page that
+    /// is not mapped.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        let page = self.0.page(index / Self::PER_PAGE)?.cast::<u64>();
+        // SAFETY: within the page, which is mapped readable and aligned. Volatile: others write to
+        // it; an aligned load of a word is not torn.
+        Some(unsafe { page.add(index % Self::PER_PAGE).read_volatile() })
     }
 }
 

@@ -12,12 +12,14 @@
 //! | [`domain`] | which domains there are, and their state | `xc_domain_getinfolist` |
 //! | [`run_state`] | pause, shut down, resume | `xc_domain_{pause,unpause,shutdown,resume}` |
 //! | [`memory`] | which pages a domain has | `xc_domain_maximum_gpfn`, `xc_get_pfn_type_batch` |
+//! | [`machphys`] | whose a machine frame is, for PV | `xc_machphys_mfn_list` |
 //! | [`foreign`] | another domain's pages, mapped | `xenforeignmemory_*` |
 //! | [`log_dirty`] | which pages were written | `xc_shadow_control`, `xc_logdirty_control` |
 //! | [`device_model`] | pages marked as written | `xendevicemodel_modified_memory` |
 //! | [`hypercall_buffer`] | memory the hypervisor fills | `xc__hypercall_buffer_*` |
 //! | [`policy`] | CPUID and MSR policy | `xc_cpu_policy_*` |
 //! | [`state`] | TSC, vCPU and device state | `xc_domain_hvm_getcontext`, `xc_hvm_param_get` |
+//! | [`vcpu`] | vCPU state of a PV guest | `xc_vcpu_getcontext`, `xc_domctl` |
 //! | [`sched`] | CPU weight and cap | `xc_sched_credit{,2}_domain_{get,set}` |
 //! | [`store`] | xenstore | `xs_*` |
 //! | [`load`] | opening the libraries | the dynamic linker |
@@ -39,28 +41,33 @@ mod bindings;
 pub mod control;
 pub mod device_model;
 pub mod domain;
+mod domctl;
 pub mod error;
 pub mod foreign;
 pub mod hypercall_buffer;
 pub mod load;
 pub mod log_dirty;
 mod logger;
+pub mod machphys;
 pub mod memory;
 pub mod policy;
 pub mod run_state;
 pub mod sched;
 pub mod state;
 pub mod store;
+pub mod vcpu;
 
 pub use control::{PAGE_SIZE, Xen};
 pub use device_model::DeviceModel;
 pub use domain::{DomainId, DomainInfo, ShutdownReason};
 pub use error::{CallError, Error};
-pub use foreign::{ForeignMapping, Protection};
+pub use foreign::{ForeignMapping, ForeignWords, Protection};
 pub use hypercall_buffer::HypercallBuffer;
 pub use log_dirty::{EnableError, LogDirtyStats};
+pub use machphys::MachineToPhys;
 pub use memory::{PageType, PodTarget};
 pub use policy::{CpuPolicy, PolicySize};
 pub use sched::{CpuShare, Scheduler};
 pub use state::TscInfo;
 pub use store::{Store, Transaction, WatchEvent};
+pub use vcpu::VcpuContext;

@@ -68,17 +68,30 @@ impl Xen {
         }
     }
 
-    /// Switches log-dirty mode off, whoever switched it on; no error if it was off.
+    /// Switches log-dirty mode off, whoever switched it on; no error if it was off, or if this
+    /// hypervisor does not have it for that domain.
     /// (`xc_shadow_control` of `xenctrl.h` with `XEN_DOMCTL_SHADOW_OP_OFF`.)
     ///
     /// # Errors
     /// [`Error::DomainCall`].
     pub fn log_dirty_disable(&self, domain: DomainId) -> Result<(), Error> {
-        self.shadow_control(
-            "stop tracking the writes of",
-            domain,
-            XEN_DOMCTL_SHADOW_OP_OFF,
-        )
+        let off = || {
+            let operation = "stop tracking the writes of";
+            self.shadow_control(operation, domain, XEN_DOMCTL_SHADOW_OP_OFF)
+        };
+        let Err(error) = off() else {
+            return Ok(());
+        };
+        // Without shadow paging EINVAL is all that it says (`shadow_domctl` of Xen's asm/shadow.h), and
+        // is what it says of other things too.
+        if error.errno() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+        match self.log_dirty_enable(domain) {
+            Err(EnableError::Unsupported(_)) => Ok(()),
+            Ok(()) => off(),
+            Err(_) => Err(error),
+        }
     }
 
     /// Copies the dirty bits of the first `pages` pages to `bitmap` and forgets them, so that the

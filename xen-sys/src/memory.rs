@@ -119,6 +119,27 @@ impl Xen {
         Ok(())
     }
 
+    /// How many bytes long the addresses of a PV guest are: 8, or 4 for a 32-bit one.
+    /// (`xc_domain_get_guest_width` of `xenctrl.h`.)
+    ///
+    /// # Errors
+    /// [`Error::DomainCall`].
+    pub fn guest_width(&self, domain: DomainId) -> Result<u32, Error> {
+        let mut width = 0;
+        self.domain_call("read the width of", domain, |interface, domid| {
+            // SAFETY: an integer to write to.
+            unsafe {
+                (interface.libraries().control.xc_domain_get_guest_width)(
+                    interface.handle(),
+                    domid,
+                    &raw mut width,
+                )
+            }
+            .into()
+        })?;
+        Ok(width)
+    }
+
     /// How much populate-on-demand memory a domain has. (`xc_domain_get_pod_target` of
     /// `xenctrl.h`.)
     ///

@@ -40,6 +40,9 @@ impl Beginning {
         let Some(dir) = &args.dir else {
             return Ok(full);
         };
+        if let Some(why) = domain.only_full_images() {
+            return Ok(full.because(why));
+        }
         let tracked = match how {
             IncrementalArg::Compared => None,
             IncrementalArg::Tracked => match domain.tracked_since()? {

@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::error::SaveError;
-use crate::page::{GuestPage, PageBytes};
+use crate::page::{GuestPage, PageBytes, PageKind};
 use crate::ports::{BATCH_PAGES, Cancel, ImageSink};
 use crate::units::{Bytes, PageCount, Pfn};
 
 /// Copies of pages, the newest of each, in chunks of [`BATCH_PAGES`]: what is held never moves when
 /// more is.
 pub(super) struct Capture {
-    slots: HashMap<Pfn, u32>,
+    slots: HashMap<Pfn, (u32, PageKind)>,
     chunks: Vec<Box<[PageBytes]>>,
     budget: usize,
 }
@@ -49,7 +49,7 @@ impl Capture {
 
     /// Takes a copy of a page, in place of an older one; `false` if the budget is used up.
     pub fn take(&mut self, pfn: Pfn, page: GuestPage<'_>) -> bool {
-        let Some(slot) = self.slot_for(pfn) else {
+        let Some(slot) = self.slot_for(pfn, page.kind()) else {
             return false;
         };
         page.copy_to(&mut self.chunks[slot / BATCH_PAGES][slot % BATCH_PAGES]);
@@ -61,7 +61,7 @@ impl Capture {
     pub fn take_all(&mut self, pages: &[(Pfn, GuestPage<'_>)], threads: usize) -> usize {
         let mut from: Vec<(usize, GuestPage<'_>)> = Vec::with_capacity(pages.len());
         for &(pfn, page) in pages {
-            let Some(slot) = self.slot_for(pfn) else {
+            let Some(slot) = self.slot_for(pfn, page.kind()) else {
                 break;
             };
             from.push((slot, page));
@@ -95,10 +95,11 @@ impl Capture {
     }
 
     /// The slot of a page, a new one if it has none; `None` if the budget is used up.
-    fn slot_for(&mut self, pfn: Pfn) -> Option<usize> {
+    fn slot_for(&mut self, pfn: Pfn, kind: PageKind) -> Option<usize> {
         let next = self.slots.len();
-        if let Some(&slot) = self.slots.get(&pfn) {
-            return Some(slot as usize);
+        if let Some((slot, held)) = self.slots.get_mut(&pfn) {
+            *held = kind;
+            return Some(*slot as usize);
         }
         if next == self.budget {
             return None;
@@ -106,7 +107,7 @@ impl Capture {
         if next == self.chunks.len() * BATCH_PAGES {
             self.chunks.push(new_chunk());
         }
-        self.slots.insert(pfn, next as u32);
+        self.slots.insert(pfn, (next as u32, kind));
         Some(next)
     }
 
@@ -124,7 +125,7 @@ impl Capture {
                 |slot: u32| &self.chunks[slot as usize / BATCH_PAGES][slot as usize % BATCH_PAGES];
             let batch: Vec<_> = pages
                 .iter()
-                .map(|&(pfn, slot)| (pfn, GuestPage::of(page(slot))))
+                .map(|&(pfn, (slot, kind))| (pfn, GuestPage::of(page(slot)).of_kind(kind)))
                 .collect();
             sink.write(&batch)?;
         }
@@ -136,4 +137,50 @@ impl Capture {
 /// Memory for [`BATCH_PAGES`] pages; writing the zeros touches every page of it.
 fn new_chunk() -> Box<[PageBytes]> {
     vec![PageBytes::ZERO; BATCH_PAGES].into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::file::Existing;
+    use crate::image::{GuestType, Preamble, RawImage, Reader, Tail, libxc};
+    use crate::testing::{first_pages, some_facts};
+
+    #[test]
+    fn what_is_held_is_of_the_kind_of_its_newest_copy() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("x.xl");
+        let mut image = RawImage::create(&path, Existing::Keep).expect("created");
+        let preamble = Preamble {
+            config: b"{}".to_vec(),
+            guest: GuestType::Pv,
+            xen_version: (4, 17),
+            static_data: vec![],
+            before_memory: vec![],
+            increment: false,
+        };
+        image.begin(&preamble, &first_pages(3)).expect("begun");
+        let mut capture = Capture::new(PageCount(10).bytes());
+        let page = PageBytes([1; 4096]);
+        let of_kind = |bits| GuestPage::of(&page).of_kind(PageKind::of_bits(bits).expect("a kind"));
+        for (pfn, bits) in [(0, 1), (1, 0), (2, 4), (0, 0), (1, 2)] {
+            assert!(capture.take(Pfn(pfn), of_kind(bits)));
+        }
+        capture.take_all(&[(Pfn(2), of_kind(12))], 2);
+        capture
+            .write_to(&image, &Cancel::default())
+            .expect("written");
+        image
+            .finish(&Tail::default(), &some_facts())
+            .expect("finished");
+        image.commit().expect("committed");
+        let reader = Reader::open(&path).expect("readable");
+        let mut records = reader.libxc_records().iter();
+        let at = records.find(|at| at.kind == libxc::record::PAGE_DATA);
+        let at = at.expect("a record");
+        let (_, data) = reader.page_entries(at).expect("entries");
+        let entries = reader.bytes(data - 24, 24).expect("read");
+        let kinds: Vec<u8> = entries.chunks(8).map(|entry| entry[7] >> 4).collect();
+        assert_eq!(kinds, [0, 2, 12]);
+    }
 }

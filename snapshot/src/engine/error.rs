@@ -47,8 +47,11 @@ pub enum SaveError {
     /// An increment cannot be built on the image that it was to be built on.
     #[error("The increment cannot be built on the image before it: {0}")]
     BaseLost(String),
-    /// A page that should be there could not be mapped while the guest was suspended.
-    #[error("Failed to map {0} of the suspended guest; the image would have a hole")]
+    /// A page that should be there could not be read while the guest was suspended.
+    #[error(
+        "Failed to read {0} of the suspended guest: it is not there, or a page table of a PV guest \
+         that refers to memory of others; the image would have a hole"
+    )]
     PageLost(Pfn),
 }
 

@@ -5,20 +5,24 @@
 //! which the unused ones say "absent", which readers skip. So page data is page aligned, and a
 //! record holds up to [`ENTRIES`] pages.
 //!
+//! The unused entries stand first: stock restore of a PV guest takes "absent" for the type of the page
+//! that they name, until that page's own entry says otherwise (`process_page_data` of
+//! `xg_sr_restore.c`).
+//!
 //! ```text
 //! memory_start                 +12288                      +12288 + 4096·pages
-//! | type length count 0 | entries… absent… | page | page | … | next record
+//! | type length count 0 | absent… entries… | page | page | … | next record
 //! ```
 //!
 //! A 2 MiB-aligned group of 512 pfns is never split over two records: from 4.21 on stock restore
 //! gives such a group a superpage. Contiguous memory so gets two groups to a record, 0.29 % of
 //! overhead; a scattered one fills a record beyond two thirds at worst, with no more.
 
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PageKind};
 use crate::page_set::PageSet;
 use crate::units::{PageCount, Pfn};
 
-use super::libxc::{page_type, record};
+use super::libxc::{entry, page_type, record};
 
 /// Entries in every record's header.
 pub const ENTRIES: u64 = 1534;
@@ -124,28 +128,47 @@ impl Layout {
         PageCount(self.batches.iter().map(|batch| batch.pages).sum())
     }
 
-    /// Every record's header with its file offset.
+    /// Every record's header with its file offset, all pages being ordinary ones.
     pub fn record_heads(&self) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
+        let ordinary = |_| PageKind::ORDINARY;
         self.batches
             .iter()
-            .map(|batch| (batch.offset, self.head(batch)))
+            .map(move |batch| (batch.offset, self.head(batch, ordinary)))
     }
 
-    fn head(&self, batch: &Batch) -> Vec<u8> {
+    /// The headers of those records that have other pages too.
+    pub fn typed_heads(
+        &self,
+        kind: impl Fn(Pfn) -> PageKind + Copy,
+    ) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let typed = move |batch: &&Batch| {
+            self.pages_of(batch)
+                .any(|pfn| kind(pfn) != PageKind::ORDINARY)
+        };
+        self.batches
+            .iter()
+            .filter(typed)
+            .map(move |batch| (batch.offset, self.head(batch, kind)))
+    }
+
+    fn pages_of(&self, batch: &Batch) -> impl Iterator<Item = Pfn> {
+        let pfns = (batch.first_pfn..batch.end_pfn).map(Pfn);
+        pfns.filter(|&pfn| self.pages.contains(pfn))
+    }
+
+    fn head(&self, batch: &Batch, kind: impl Fn(Pfn) -> PageKind) -> Vec<u8> {
         let mut head = Vec::with_capacity(RECORD_HEAD as usize);
         let length = RECORD_HEAD - super::RECORD_HEADER + batch.pages * PAGE;
         head.extend_from_slice(&record::PAGE_DATA.to_le_bytes());
         head.extend_from_slice(&(length as u32).to_le_bytes());
         head.extend_from_slice(&(ENTRIES as u32).to_le_bytes());
         head.extend_from_slice(&[0; 4]);
-        let existing =
-            (batch.first_pfn..batch.end_pfn).filter(|&pfn| self.pages.contains(Pfn(pfn)));
-        for pfn in existing {
-            head.extend_from_slice(&pfn.to_le_bytes());
-        }
         let absent = batch.first_pfn | u64::from(page_type::ABSENT) << 60;
-        while head.len() < RECORD_HEAD as usize {
+        for _ in batch.pages..ENTRIES {
             head.extend_from_slice(&absent.to_le_bytes());
+        }
+        for pfn in self.pages_of(batch) {
+            head.extend_from_slice(&entry(pfn, kind(pfn)).to_le_bytes());
         }
         head
     }

@@ -2,6 +2,8 @@
 //! a header of 24 bytes, a domain header of 16, then records.
 
 use super::GuestType;
+use crate::page::PageKind;
+use crate::units::Pfn;
 
 /// The size of image header and domain header together.
 pub const HEADERS: u64 = 40;
@@ -17,12 +19,26 @@ pub mod record {
     pub const END: u32 = 0;
     /// Pages.
     pub const PAGE_DATA: u32 = 1;
+    /// How wide a PV guest's addresses are, and of how many levels its page tables.
+    pub const X86_PV_INFO: u32 = 2;
+    /// The pages that a PV guest's own table of its memory is in.
+    pub const X86_PV_P2M_FRAMES: u32 = 3;
+    /// The context of one vCPU of a PV guest.
+    pub const X86_PV_VCPU_BASIC: u32 = 4;
+    /// What of a vCPU is not in its context.
+    pub const X86_PV_VCPU_EXTENDED: u32 = 5;
+    /// Its extended registers.
+    pub const X86_PV_VCPU_XSAVE: u32 = 6;
+    /// The page that a PV guest shares with the hypervisor.
+    pub const SHARED_INFO: u32 = 7;
     /// TSC mode, frequency, offset.
     pub const X86_TSC_INFO: u32 = 8;
     /// vCPU and platform device state of a hardware-virtualised guest.
     pub const HVM_CONTEXT: u32 = 9;
     /// Parameters of a hardware-virtualised guest.
     pub const HVM_PARAMS: u32 = 0xa;
+    /// MSRs of one vCPU of a PV guest.
+    pub const X86_PV_VCPU_MSRS: u32 = 0xc;
     /// What the guest was started with is complete.
     pub const STATIC_DATA_END: u32 = 0x10;
     /// The guest's CPUID leaves.
@@ -58,10 +74,24 @@ pub mod record {
     }
 }
 
-/// Page types in bits 63 to 60 of a PAGE_DATA entry (`XEN_DOMCTL_PFINFO_*`).
+/// The bits of a PAGE_DATA entry that are the page's number.
+const ENTRY_PFN: u64 = (1 << 52) - 1;
+
+/// A page with data as an entry of a PAGE_DATA record has it.
+#[must_use]
+pub fn entry(pfn: Pfn, kind: PageKind) -> u64 {
+    pfn.0 & ENTRY_PFN | u64::from(kind.bits()) << 60
+}
+
+/// The page of an entry.
+#[must_use]
+pub fn entry_pfn(entry: u64) -> Pfn {
+    Pfn(entry & ENTRY_PFN)
+}
+
+/// Page types in bits 63 to 60 of a PAGE_DATA entry (`XEN_DOMCTL_PFINFO_*`); those of pages with data
+/// are a [`PageKind`].
 pub mod page_type {
-    /// Ordinary memory.
-    pub const NORMAL: u8 = 0;
     /// Nothing there: no data follows.
     pub const ABSENT: u8 = 0xf;
 

@@ -19,6 +19,7 @@ mod filled;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
+mod kinds;
 pub mod layout;
 pub mod libxc;
 pub mod libxl;

@@ -12,12 +12,13 @@ use rustix::fs::FallocateFlags;
 use super::checksums::{self, RawChecksums, Spill};
 use super::file::{Existing, PendingFile};
 use super::filled::Filled;
+use super::kinds::Kinds;
 use super::layout::Layout;
 use super::trailer::{self, Facts};
-use super::{Preamble, Tail};
+use super::{GuestType, Preamble, Tail};
 use crate::checksum;
 use crate::fault;
-use crate::page::{GuestPage, PAGE_SIZE, PageBytes, write_pages_at};
+use crate::page::{GuestPage, PAGE_SIZE, PageBytes, PageKind, write_pages_at};
 use crate::page_set::PageSet;
 use crate::ports::{Finished, ImageSink, Room, SinkError, Written};
 use crate::units::{Bytes, PageCount, Pfn};
@@ -32,6 +33,8 @@ pub struct RawImage {
     layout: Layout,
     /// The pages whose slots hold data; the other slots are holes.
     filled: Filled,
+    /// Of a PV guest.
+    kinds: Option<Kinds>,
     checksums: Option<Spill>,
     /// Checksum of what stands before the memory.
     before: u32,
@@ -53,6 +56,7 @@ impl RawImage {
             pending,
             layout: Layout::new(0, &PageSet::new(PageCount(0))),
             filled: Filled::default(),
+            kinds: None,
             checksums: None,
             before: 0,
         })
@@ -73,16 +77,34 @@ impl RawImage {
         file.set_len(0)?;
         file.write_all_at(preamble, 0)?;
         for (offset, head) in self.layout.record_heads() {
-            file.write_all_at(&head, offset)?;
-            let (blocks, _) = head.as_chunks::<PAGE_SIZE>();
-            let sums = blocks.iter().map(checksums::of_block);
-            let sums: Vec<_> = (self.block(offset)..).zip(sums).collect();
-            spill.put(&sums)?;
+            self.put_head(offset, &head, &spill)?;
         }
         self.checksums = Some(spill);
         self.before = checksum::of(preamble);
         // The slots in between are holes until their pages come.
         file.set_len(self.layout.end())
+    }
+
+    fn put_head(&self, offset: u64, head: &[u8], spill: &Spill) -> io::Result<()> {
+        self.pending.file().write_all_at(head, offset)?;
+        let (blocks, _) = head.as_chunks::<PAGE_SIZE>();
+        let sums = blocks.iter().map(checksums::of_block);
+        let sums: Vec<_> = (self.block(offset)..).zip(sums).collect();
+        spill.put(&sums)
+    }
+
+    /// Notes what a page is. The record heads have it at the end: what a page is changes.
+    fn note(&self, pfn: Pfn, kind: PageKind) -> io::Result<()> {
+        match &self.kinds {
+            Some(kinds) => kinds.set(pfn, kind),
+            None if kind == PageKind::ORDINARY => {}
+            None => {
+                return Err(io::Error::other(format!(
+                    "{pfn} is no page of such a guest"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The number of the block of memory at an offset.
@@ -109,6 +131,11 @@ impl RawImage {
 
     fn append_end(&mut self, tail: &Tail, facts: &Facts) -> io::Result<()> {
         fault::call("write-end")?;
+        if let Some(kinds) = &self.kinds {
+            for (offset, head) in self.layout.typed_heads(|pfn| kinds.get(pfn)) {
+                self.put_head(offset, &head, self.spill()?)?;
+            }
+        }
         let file = self.pending.file();
         let end = tail.encode();
         let table_at = self.layout.end() + end.len() as u64;
@@ -140,6 +167,7 @@ impl ImageSink for RawImage {
         let head = preamble.encode();
         self.layout = Layout::new(head.len() as u64, pages);
         self.filled = Filled::none_of(pages);
+        self.kinds = (preamble.guest == GuestType::Pv).then(|| Kinds::ordinary(pages));
         self.write_head(&head).map_err(self.failed("start"))?;
         let file_system = rustix::fs::fstatvfs(self.pending.file())
             .map_err(io::Error::from)
@@ -163,6 +191,8 @@ impl ImageSink for RawImage {
                 let source = io::Error::other(format!("{pfn} has no place in the image"));
                 return Err(self.failed("write page to")(source));
             };
+            self.note(pfn, page.kind())
+                .map_err(self.failed("write page to"))?;
             if page.is_zero() {
                 written.zero_pages += PageCount(1);
                 if self.filled.contains(pfn) {
@@ -261,8 +291,9 @@ impl RawImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::layout::RECORD_HEAD;
     use crate::image::reader::Reader;
-    use crate::image::{GuestType, Record, libxc};
+    use crate::image::{Record, libxc};
     use crate::testing::some_facts;
 
     fn page(fill: u8) -> PageBytes {
@@ -379,6 +410,73 @@ mod tests {
             .expect("finished");
         image.commit().expect("committed");
         assert_eq!(memory_of(&dir.path().join("x.xl")), [(0, 0), (9, 0)]);
+    }
+
+    fn bits(bits: u8) -> PageKind {
+        PageKind::of_bits(bits).expect("a kind")
+    }
+
+    #[test]
+    fn a_pv_guests_pages_have_the_kind_of_their_newest_copy() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut image =
+            RawImage::create(&dir.path().join("x.xl"), Existing::Keep).expect("created");
+        let preamble = Preamble {
+            guest: GuestType::Pv,
+            ..preamble()
+        };
+        image
+            .begin(&preamble, &existing(&[0..3, 4000..4002]))
+            .expect("begun");
+        let (one, zero) = (page(1), page(0));
+        let write = |pfn: u64, page, kind| {
+            let page = GuestPage::of(page).of_kind(bits(kind));
+            image.write(&[(Pfn(pfn), page)]).expect("written");
+        };
+        for (pfn, kind) in [(0, 4), (1, 1), (2, 0), (4000, 0), (4001, 0)] {
+            write(pfn, &one, kind);
+        }
+        // Pinned; no page table any more; one of zeros.
+        write(0, &one, 12);
+        write(1, &one, 0);
+        write(2, &zero, 2);
+        image
+            .finish(&Tail::default(), &some_facts())
+            .expect("finished");
+        image.commit().expect("committed");
+        let reader = Reader::open(&dir.path().join("x.xl")).expect("readable");
+        let mut found = vec![];
+        let records = reader.libxc_records().iter();
+        for at in records.filter(|at| at.kind == libxc::record::PAGE_DATA) {
+            let head = reader.bytes(at.offset + 8, RECORD_HEAD - 16).expect("read");
+            let entries = head.as_chunks::<8>().0.iter();
+            let entries = entries.map(|entry| u64::from_le_bytes(*entry));
+            found.extend(entries.filter(|entry| entry >> 60 != 0xf));
+        }
+        let entry = |pfn: u64, kind: u64| kind << 60 | pfn;
+        let want = [(0, 12), (1, 0), (2, 2), (4000, 0), (4001, 0)];
+        assert_eq!(found, want.map(|(pfn, kind)| entry(pfn, kind)));
+        let course = crate::image::verify::Course {
+            threads: 1,
+            progress: &|_| {},
+            cancel: &crate::ports::Cancel::new(),
+        };
+        let verified = crate::image::verify::verify(&dir.path().join("x.xl"), &course);
+        // Of the state of its vCPUs there is nothing in it.
+        let problems = verified.expect("looked at").problems;
+        assert!(
+            problems.iter().all(|p| p.what.contains("PV")),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn other_guests_have_ordinary_pages_only() {
+        let dir = tempfile::tempdir().expect("directory");
+        let image = image(dir.path(), &existing(&[0..2]));
+        let one = page(1);
+        let table = GuestPage::of(&one).of_kind(bits(1));
+        assert!(image.write(&[(Pfn(0), table)]).is_err());
     }
 
     #[test]

@@ -24,10 +24,46 @@ impl PageBytes {
     pub const ZERO: Self = Self([0; PAGE_SIZE]);
 }
 
+/// What a page with data is to the hypervisor, in the four bits that an image has for it
+/// (`XEN_DOMCTL_PFINFO_*` of `xen/domctl.h`): 0 an ordinary page, 1 to 4 a page table of that level
+/// of a PV guest, 8 more if it is pinned.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PageKind(u8);
+
+impl PageKind {
+    /// An ordinary page.
+    pub const ORDINARY: Self = Self(0);
+
+    /// The kind of these four bits; `None` if a page of it has no data, or there is none.
+    #[must_use]
+    pub const fn of_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0..=4 | 9..=12 => Some(Self(bits)),
+            _ => None,
+        }
+    }
+
+    /// The bits.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The level of a page table.
+    #[must_use]
+    pub const fn level(self) -> Option<u8> {
+        match self.0 & 7 {
+            0 => None,
+            level => Some(level),
+        }
+    }
+}
+
 /// A mapped page of guest memory, readable for `'a`; its bytes may change while it is read.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestPage<'a> {
     address: NonNull<u8>,
+    kind: PageKind,
     mapped: PhantomData<&'a PageBytes>,
 }
 
@@ -37,8 +73,21 @@ impl<'a> GuestPage<'a> {
     pub fn of(bytes: &'a PageBytes) -> Self {
         Self {
             address: NonNull::from(bytes).cast(),
+            kind: PageKind::ORDINARY,
             mapped: PhantomData,
         }
+    }
+
+    /// The same page, of another kind than an ordinary one.
+    #[must_use]
+    pub fn of_kind(self, kind: PageKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What it is to the hypervisor.
+    #[must_use]
+    pub fn kind(self) -> PageKind {
+        self.kind
     }
 
     /// The address of its first byte, to see which pages lie side by side.

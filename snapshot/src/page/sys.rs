@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-use super::{GuestPage, PAGE_SIZE, PageBytes};
+use super::{GuestPage, PAGE_SIZE, PageBytes, PageKind};
 
 /// Linux takes at most this many pieces in one `pwritev` (`UIO_MAXIOV`).
 const MAX_PIECES: usize = 1024;
@@ -27,6 +27,7 @@ impl GuestPage<'_> {
     pub unsafe fn at(address: NonNull<u8>) -> Self {
         Self {
             address,
+            kind: PageKind::ORDINARY,
             mapped: PhantomData,
         }
     }

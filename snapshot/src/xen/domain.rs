@@ -31,6 +31,13 @@ use crate::units::{CpuPercent, PageCount};
 const SPAN_PER_PAGE: u64 = 4;
 const SPAN_BASE: u64 = 1 << 20;
 
+/// How many page numbers a guest may have that may have so many pages.
+pub(super) fn span_limit(max_pages: u64) -> u64 {
+    SPAN_PER_PAGE
+        .saturating_mul(max_pages)
+        .saturating_add(SPAN_BASE)
+}
+
 /// A running domU, locked against another livesave.
 pub struct XenDomain {
     guest: Guest,
@@ -252,7 +259,7 @@ impl Domain for XenDomain {
         let info = self.guest.info()?;
         let before = info.tot_pages;
         self.span = self.ops.look(&self.guest)?;
-        if self.span.0 > SPAN_PER_PAGE * info.max_pages + SPAN_BASE {
+        if self.span.0 > span_limit(info.max_pages) {
             return Err(DomainError::Unsupported(format!(
                 "Domain {} has a page numbered {:#x}, far beyond its memory; its page map would \
                  take more of dom0's memory than it is worth",
@@ -328,6 +335,11 @@ impl Domain for XenDomain {
             Err(error) => {
                 let error = match error {
                     EnableError::Other(error) => self.guest.failed("track the writes of", error),
+                    EnableError::Unsupported(_) => DomainError::Unsupported(format!(
+                        "Domain {} cannot be saved while it runs: {}",
+                        self.identity.name,
+                        types::NO_SHADOW_PAGING
+                    )),
                     refused => DomainError::Unsupported(format!("{refused}; nothing was changed")),
                 };
                 // Not ours to switch off, so nothing is left behind.

@@ -124,7 +124,7 @@ impl MappedPages for XenBatch<'_> {
                 .binary_search_by_key(&index, |(index, _)| *index)
         {
             return match &self.changed[at].1 {
-                Normalised::Rewritten(page) => Some(GuestPage::of(page)),
+                Normalised::Rewritten(page, kind) => Some(GuestPage::of(page).of_kind(*kind)),
                 Normalised::Deferred => None,
             };
         }

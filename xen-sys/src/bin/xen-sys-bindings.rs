@@ -16,6 +16,8 @@ struct Library {
     constants: &'static [&'static str],
     /// Types that another generated file already has; imported from there.
     imported: &'static [&'static str],
+    /// Types of which only size and alignment are taken.
+    opaque: &'static [&'static str],
 }
 
 const LIBRARIES: &[Library] = &[
@@ -35,9 +37,14 @@ const LIBRARIES: &[Library] = &[
             "xc_domain_maximum_gpfn",
             "xc_domain_get_pod_target",
             "xc_domain_get_tsc_info",
+            "xc_domain_get_guest_width",
             "xc_domain_hvm_getcontext",
             "xc_hvm_param_get",
             "xc_get_pfn_type_batch",
+            "xc_machphys_mfn_list",
+            "xc_maximum_ram_page",
+            "xc_vcpu_getinfo",
+            "xc_domctl",
             "xc_shadow_control",
             "xc_logdirty_control",
             "xc_sched_credit_domain_get",
@@ -45,7 +52,16 @@ const LIBRARIES: &[Library] = &[
             "xc_sched_credit2_domain_get",
             "xc_sched_credit2_domain_set",
         ],
-        types: &["xen_cpuid_leaf_t", "xen_msr_entry_t", "xentoollog_logger"],
+        types: &[
+            "xen_cpuid_leaf_t",
+            "xen_msr_entry_t",
+            "xentoollog_logger",
+            "xen_domctl_vcpucontext",
+            "xen_domctl_ext_vcpucontext",
+            "xen_domctl_vcpuextstate",
+            "xen_domctl_vcpu_msr",
+            "xen_domctl_vcpu_msrs",
+        ],
         constants: &[
             "XEN_DOMINF_.*",
             "XEN_X86_EMU_.*",
@@ -53,12 +69,15 @@ const LIBRARIES: &[Library] = &[
             "XEN_DOMCTL_PFINFO_.*",
             "XEN_DOMCTL_SHADOW_OP_(OFF|ENABLE_LOGDIRTY|CLEAN|PEEK)",
             "XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL",
+            "XEN_DOMCTL_(getvcpucontext|get_ext_vcpucontext|getvcpuextstate|get_vcpu_msrs)",
             "XENVER_version",
             "XENVER_extraversion",
             "SHUTDOWN_(poweroff|reboot|suspend|crash|watchdog|soft_reset)",
             "HVM_PARAM_.*",
         ],
         imported: &[],
+        // The arguments of all control calls; registers under all their names.
+        opaque: &["xen_domctl__bindgen_ty_1", "cpu_user_regs"],
     },
     Library {
         name: "xenguest",
@@ -79,6 +98,7 @@ const LIBRARIES: &[Library] = &[
             "xen_cpuid_leaf.*",
             "xen_msr_entry.*",
         ],
+        opaque: &[],
     },
     Library {
         name: "xenforeignmemory",
@@ -97,6 +117,7 @@ const LIBRARIES: &[Library] = &[
             "xen_pfn_t",
             "xen_ulong_t",
         ],
+        opaque: &[],
     },
     Library {
         name: "xendevicemodel",
@@ -109,6 +130,7 @@ const LIBRARIES: &[Library] = &[
         types: &[],
         constants: &[],
         imported: &["xentoollog_logger", "xentoollog_level", "domid_t"],
+        opaque: &[],
     },
     Library {
         name: "xenstore",
@@ -133,6 +155,7 @@ const LIBRARIES: &[Library] = &[
         types: &[],
         constants: &["XBT_NULL", "XS_UNWATCH_FILTER"],
         imported: &[],
+        opaque: &[],
     },
 ];
 
@@ -206,6 +229,13 @@ fn generate(folder: &Path, library: &Library) -> Result<String, String> {
     }
     for name in library.imported {
         builder = builder.blocklist_type(name);
+    }
+    for name in library.opaque {
+        // What bindgen makes of it has no Debug, and it does not know that.
+        builder = builder
+            .opaque_type(name)
+            .no_debug(*name)
+            .blocklist_type(format!("{name}__.*"));
     }
     let generated = builder
         .generate()

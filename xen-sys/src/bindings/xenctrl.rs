@@ -2,6 +2,14 @@
 
 use super::symbols;
 
+#[derive(PartialEq, Eq, Copy, Clone, Debug, Hash)]
+#[repr(C, align(8))]
+pub struct __BindgenOpaqueArray8<T>(pub T);
+impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray8<[T; N]> {
+    fn default() -> Self {
+        Self([<T as Default>::default(); N])
+    }
+}
 pub const XEN_X86_EMU_LAPIC: u32 = 1;
 pub const XEN_X86_EMU_HPET: u32 = 2;
 pub const XEN_X86_EMU_PM: u32 = 4;
@@ -43,6 +51,10 @@ pub const XEN_DOMCTL_SHADOW_OP_CLEAN: u32 = 11;
 pub const XEN_DOMCTL_SHADOW_OP_PEEK: u32 = 12;
 pub const XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY: u32 = 2;
 pub const XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: u32 = 1;
+pub const XEN_DOMCTL_getvcpucontext: u32 = 13;
+pub const XEN_DOMCTL_get_ext_vcpucontext: u32 = 43;
+pub const XEN_DOMCTL_getvcpuextstate: u32 = 63;
+pub const XEN_DOMCTL_get_vcpu_msrs: u32 = 72;
 pub const XENVER_version: u32 = 0;
 pub const XENVER_extraversion: u32 = 1;
 pub const SHUTDOWN_poweroff: u32 = 0;
@@ -91,7 +103,165 @@ pub const HVM_PARAM_X87_FIP_WIDTH: u32 = 36;
 pub const HVM_PARAM_VM86_TSS_SIZED: u32 = 37;
 pub const HVM_PARAM_MCA_CAP: u32 = 38;
 pub type va_list = __builtin_va_list;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub struct cpu_user_regs {
+    pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 200usize]>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of cpu_user_regs"][::std::mem::size_of::<cpu_user_regs>() - 200usize];
+    ["Alignment of cpu_user_regs"][::std::mem::align_of::<cpu_user_regs>() - 8usize];
+};
 pub type xen_pfn_t = ::std::os::raw::c_ulong;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct trap_info {
+    pub vector: u8,
+    pub flags: u8,
+    pub cs: u16,
+    pub address: ::std::os::raw::c_ulong,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of trap_info"][::std::mem::size_of::<trap_info>() - 16usize];
+    ["Alignment of trap_info"][::std::mem::align_of::<trap_info>() - 8usize];
+    [
+        "Offset of field: trap_info::vector",
+    ][::std::mem::offset_of!(trap_info, vector) - 0usize];
+    [
+        "Offset of field: trap_info::flags",
+    ][::std::mem::offset_of!(trap_info, flags) - 1usize];
+    ["Offset of field: trap_info::cs"][::std::mem::offset_of!(trap_info, cs) - 2usize];
+    [
+        "Offset of field: trap_info::address",
+    ][::std::mem::offset_of!(trap_info, address) - 8usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct vcpu_guest_context {
+    pub fpu_ctxt: vcpu_guest_context__bindgen_ty_1,
+    pub flags: ::std::os::raw::c_ulong,
+    pub user_regs: cpu_user_regs,
+    pub trap_ctxt: [trap_info; 256usize],
+    pub ldt_base: ::std::os::raw::c_ulong,
+    pub ldt_ents: ::std::os::raw::c_ulong,
+    pub gdt_frames: [::std::os::raw::c_ulong; 16usize],
+    pub gdt_ents: ::std::os::raw::c_ulong,
+    pub kernel_ss: ::std::os::raw::c_ulong,
+    pub kernel_sp: ::std::os::raw::c_ulong,
+    pub ctrlreg: [::std::os::raw::c_ulong; 8usize],
+    pub debugreg: [::std::os::raw::c_ulong; 8usize],
+    pub event_callback_eip: ::std::os::raw::c_ulong,
+    pub failsafe_callback_eip: ::std::os::raw::c_ulong,
+    pub syscall_callback_eip: ::std::os::raw::c_ulong,
+    pub vm_assist: ::std::os::raw::c_ulong,
+    pub fs_base: u64,
+    pub gs_base_kernel: u64,
+    pub gs_base_user: u64,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct vcpu_guest_context__bindgen_ty_1 {
+    pub x: [::std::os::raw::c_char; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of vcpu_guest_context__bindgen_ty_1",
+    ][::std::mem::size_of::<vcpu_guest_context__bindgen_ty_1>() - 512usize];
+    [
+        "Alignment of vcpu_guest_context__bindgen_ty_1",
+    ][::std::mem::align_of::<vcpu_guest_context__bindgen_ty_1>() - 1usize];
+    [
+        "Offset of field: vcpu_guest_context__bindgen_ty_1::x",
+    ][::std::mem::offset_of!(vcpu_guest_context__bindgen_ty_1, x) - 0usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of vcpu_guest_context",
+    ][::std::mem::size_of::<vcpu_guest_context>() - 5168usize];
+    [
+        "Alignment of vcpu_guest_context",
+    ][::std::mem::align_of::<vcpu_guest_context>() - 8usize];
+    [
+        "Offset of field: vcpu_guest_context::fpu_ctxt",
+    ][::std::mem::offset_of!(vcpu_guest_context, fpu_ctxt) - 0usize];
+    [
+        "Offset of field: vcpu_guest_context::flags",
+    ][::std::mem::offset_of!(vcpu_guest_context, flags) - 512usize];
+    [
+        "Offset of field: vcpu_guest_context::user_regs",
+    ][::std::mem::offset_of!(vcpu_guest_context, user_regs) - 520usize];
+    [
+        "Offset of field: vcpu_guest_context::trap_ctxt",
+    ][::std::mem::offset_of!(vcpu_guest_context, trap_ctxt) - 720usize];
+    [
+        "Offset of field: vcpu_guest_context::ldt_base",
+    ][::std::mem::offset_of!(vcpu_guest_context, ldt_base) - 4816usize];
+    [
+        "Offset of field: vcpu_guest_context::ldt_ents",
+    ][::std::mem::offset_of!(vcpu_guest_context, ldt_ents) - 4824usize];
+    [
+        "Offset of field: vcpu_guest_context::gdt_frames",
+    ][::std::mem::offset_of!(vcpu_guest_context, gdt_frames) - 4832usize];
+    [
+        "Offset of field: vcpu_guest_context::gdt_ents",
+    ][::std::mem::offset_of!(vcpu_guest_context, gdt_ents) - 4960usize];
+    [
+        "Offset of field: vcpu_guest_context::kernel_ss",
+    ][::std::mem::offset_of!(vcpu_guest_context, kernel_ss) - 4968usize];
+    [
+        "Offset of field: vcpu_guest_context::kernel_sp",
+    ][::std::mem::offset_of!(vcpu_guest_context, kernel_sp) - 4976usize];
+    [
+        "Offset of field: vcpu_guest_context::ctrlreg",
+    ][::std::mem::offset_of!(vcpu_guest_context, ctrlreg) - 4984usize];
+    [
+        "Offset of field: vcpu_guest_context::debugreg",
+    ][::std::mem::offset_of!(vcpu_guest_context, debugreg) - 5048usize];
+    [
+        "Offset of field: vcpu_guest_context::event_callback_eip",
+    ][::std::mem::offset_of!(vcpu_guest_context, event_callback_eip) - 5112usize];
+    [
+        "Offset of field: vcpu_guest_context::failsafe_callback_eip",
+    ][::std::mem::offset_of!(vcpu_guest_context, failsafe_callback_eip) - 5120usize];
+    [
+        "Offset of field: vcpu_guest_context::syscall_callback_eip",
+    ][::std::mem::offset_of!(vcpu_guest_context, syscall_callback_eip) - 5128usize];
+    [
+        "Offset of field: vcpu_guest_context::vm_assist",
+    ][::std::mem::offset_of!(vcpu_guest_context, vm_assist) - 5136usize];
+    [
+        "Offset of field: vcpu_guest_context::fs_base",
+    ][::std::mem::offset_of!(vcpu_guest_context, fs_base) - 5144usize];
+    [
+        "Offset of field: vcpu_guest_context::gs_base_kernel",
+    ][::std::mem::offset_of!(vcpu_guest_context, gs_base_kernel) - 5152usize];
+    [
+        "Offset of field: vcpu_guest_context::gs_base_user",
+    ][::std::mem::offset_of!(vcpu_guest_context, gs_base_user) - 5160usize];
+};
+pub type vcpu_guest_context_t = vcpu_guest_context;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct __guest_handle_vcpu_guest_context_t {
+    pub p: *mut vcpu_guest_context_t,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of __guest_handle_vcpu_guest_context_t",
+    ][::std::mem::size_of::<__guest_handle_vcpu_guest_context_t>() - 8usize];
+    [
+        "Alignment of __guest_handle_vcpu_guest_context_t",
+    ][::std::mem::align_of::<__guest_handle_vcpu_guest_context_t>() - 8usize];
+    [
+        "Offset of field: __guest_handle_vcpu_guest_context_t::p",
+    ][::std::mem::offset_of!(__guest_handle_vcpu_guest_context_t, p) - 0usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct xen_arch_domainconfig {
@@ -171,6 +341,48 @@ const _: () = {
 pub type xen_msr_entry_t = xen_msr_entry;
 pub type domid_t = u16;
 pub type xen_domain_handle_t = [u8; 16usize];
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct __guest_handle_uint64 {
+    pub p: *mut u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of __guest_handle_uint64",
+    ][::std::mem::size_of::<__guest_handle_uint64>() - 8usize];
+    [
+        "Alignment of __guest_handle_uint64",
+    ][::std::mem::align_of::<__guest_handle_uint64>() - 8usize];
+    [
+        "Offset of field: __guest_handle_uint64::p",
+    ][::std::mem::offset_of!(__guest_handle_uint64, p) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct hvm_vmce_vcpu {
+    pub caps: u64,
+    pub mci_ctl2_bank0: u64,
+    pub mci_ctl2_bank1: u64,
+    pub mcg_ext_ctl: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of hvm_vmce_vcpu"][::std::mem::size_of::<hvm_vmce_vcpu>() - 32usize];
+    ["Alignment of hvm_vmce_vcpu"][::std::mem::align_of::<hvm_vmce_vcpu>() - 8usize];
+    [
+        "Offset of field: hvm_vmce_vcpu::caps",
+    ][::std::mem::offset_of!(hvm_vmce_vcpu, caps) - 0usize];
+    [
+        "Offset of field: hvm_vmce_vcpu::mci_ctl2_bank0",
+    ][::std::mem::offset_of!(hvm_vmce_vcpu, mci_ctl2_bank0) - 8usize];
+    [
+        "Offset of field: hvm_vmce_vcpu::mci_ctl2_bank1",
+    ][::std::mem::offset_of!(hvm_vmce_vcpu, mci_ctl2_bank1) - 16usize];
+    [
+        "Offset of field: hvm_vmce_vcpu::mcg_ext_ctl",
+    ][::std::mem::offset_of!(hvm_vmce_vcpu, mcg_ext_ctl) - 24usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct xen_domctl_getdomaininfo {
@@ -280,6 +492,64 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct xen_domctl_vcpucontext {
+    pub vcpu: u32,
+    pub ctxt: __guest_handle_vcpu_guest_context_t,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_vcpucontext",
+    ][::std::mem::size_of::<xen_domctl_vcpucontext>() - 16usize];
+    [
+        "Alignment of xen_domctl_vcpucontext",
+    ][::std::mem::align_of::<xen_domctl_vcpucontext>() - 8usize];
+    [
+        "Offset of field: xen_domctl_vcpucontext::vcpu",
+    ][::std::mem::offset_of!(xen_domctl_vcpucontext, vcpu) - 0usize];
+    [
+        "Offset of field: xen_domctl_vcpucontext::ctxt",
+    ][::std::mem::offset_of!(xen_domctl_vcpucontext, ctxt) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct xen_domctl_getvcpuinfo {
+    pub vcpu: u32,
+    pub online: u8,
+    pub blocked: u8,
+    pub running: u8,
+    pub cpu_time: u64,
+    pub cpu: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_getvcpuinfo",
+    ][::std::mem::size_of::<xen_domctl_getvcpuinfo>() - 24usize];
+    [
+        "Alignment of xen_domctl_getvcpuinfo",
+    ][::std::mem::align_of::<xen_domctl_getvcpuinfo>() - 8usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::vcpu",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, vcpu) - 0usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::online",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, online) - 4usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::blocked",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, blocked) - 5usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::running",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, running) - 6usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::cpu_time",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, cpu_time) - 8usize];
+    [
+        "Offset of field: xen_domctl_getvcpuinfo::cpu",
+    ][::std::mem::offset_of!(xen_domctl_getvcpuinfo, cpu) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct xen_domctl_sched_credit {
     pub weight: u16,
     pub cap: u16,
@@ -319,6 +589,219 @@ const _: () = {
     [
         "Offset of field: xen_domctl_sched_credit2::cap",
     ][::std::mem::offset_of!(xen_domctl_sched_credit2, cap) - 2usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct xen_domctl_ext_vcpucontext {
+    pub vcpu: u32,
+    pub size: u32,
+    pub syscall32_callback_eip: u64,
+    pub sysenter_callback_eip: u64,
+    pub syscall32_callback_cs: u16,
+    pub sysenter_callback_cs: u16,
+    pub syscall32_disables_events: u8,
+    pub sysenter_disables_events: u8,
+    pub __bindgen_anon_1: xen_domctl_ext_vcpucontext__bindgen_ty_1,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union xen_domctl_ext_vcpucontext__bindgen_ty_1 {
+    pub mcg_cap: u64,
+    pub vmce: hvm_vmce_vcpu,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_ext_vcpucontext__bindgen_ty_1",
+    ][::std::mem::size_of::<xen_domctl_ext_vcpucontext__bindgen_ty_1>() - 32usize];
+    [
+        "Alignment of xen_domctl_ext_vcpucontext__bindgen_ty_1",
+    ][::std::mem::align_of::<xen_domctl_ext_vcpucontext__bindgen_ty_1>() - 8usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext__bindgen_ty_1::mcg_cap",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext__bindgen_ty_1, mcg_cap)
+        - 0usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext__bindgen_ty_1::vmce",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext__bindgen_ty_1, vmce) - 0usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_ext_vcpucontext",
+    ][::std::mem::size_of::<xen_domctl_ext_vcpucontext>() - 64usize];
+    [
+        "Alignment of xen_domctl_ext_vcpucontext",
+    ][::std::mem::align_of::<xen_domctl_ext_vcpucontext>() - 8usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::vcpu",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, vcpu) - 0usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::size",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, size) - 4usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::syscall32_callback_eip",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, syscall32_callback_eip)
+        - 8usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::sysenter_callback_eip",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, sysenter_callback_eip)
+        - 16usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::syscall32_callback_cs",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, syscall32_callback_cs)
+        - 24usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::sysenter_callback_cs",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, sysenter_callback_cs)
+        - 26usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::syscall32_disables_events",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, syscall32_disables_events)
+        - 28usize];
+    [
+        "Offset of field: xen_domctl_ext_vcpucontext::sysenter_disables_events",
+    ][::std::mem::offset_of!(xen_domctl_ext_vcpucontext, sysenter_disables_events)
+        - 29usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct xen_domctl_vcpuextstate {
+    pub vcpu: u32,
+    pub xfeature_mask: u64,
+    pub size: u64,
+    pub buffer: __guest_handle_uint64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_vcpuextstate",
+    ][::std::mem::size_of::<xen_domctl_vcpuextstate>() - 32usize];
+    [
+        "Alignment of xen_domctl_vcpuextstate",
+    ][::std::mem::align_of::<xen_domctl_vcpuextstate>() - 8usize];
+    [
+        "Offset of field: xen_domctl_vcpuextstate::vcpu",
+    ][::std::mem::offset_of!(xen_domctl_vcpuextstate, vcpu) - 0usize];
+    [
+        "Offset of field: xen_domctl_vcpuextstate::xfeature_mask",
+    ][::std::mem::offset_of!(xen_domctl_vcpuextstate, xfeature_mask) - 8usize];
+    [
+        "Offset of field: xen_domctl_vcpuextstate::size",
+    ][::std::mem::offset_of!(xen_domctl_vcpuextstate, size) - 16usize];
+    [
+        "Offset of field: xen_domctl_vcpuextstate::buffer",
+    ][::std::mem::offset_of!(xen_domctl_vcpuextstate, buffer) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct xen_domctl_vcpu_msr {
+    pub index: u32,
+    pub reserved: u32,
+    pub value: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_vcpu_msr",
+    ][::std::mem::size_of::<xen_domctl_vcpu_msr>() - 16usize];
+    [
+        "Alignment of xen_domctl_vcpu_msr",
+    ][::std::mem::align_of::<xen_domctl_vcpu_msr>() - 8usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msr::index",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msr, index) - 0usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msr::reserved",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msr, reserved) - 4usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msr::value",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msr, value) - 8usize];
+};
+pub type xen_domctl_vcpu_msr_t = xen_domctl_vcpu_msr;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct __guest_handle_xen_domctl_vcpu_msr_t {
+    pub p: *mut xen_domctl_vcpu_msr_t,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of __guest_handle_xen_domctl_vcpu_msr_t",
+    ][::std::mem::size_of::<__guest_handle_xen_domctl_vcpu_msr_t>() - 8usize];
+    [
+        "Alignment of __guest_handle_xen_domctl_vcpu_msr_t",
+    ][::std::mem::align_of::<__guest_handle_xen_domctl_vcpu_msr_t>() - 8usize];
+    [
+        "Offset of field: __guest_handle_xen_domctl_vcpu_msr_t::p",
+    ][::std::mem::offset_of!(__guest_handle_xen_domctl_vcpu_msr_t, p) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct xen_domctl_vcpu_msrs {
+    pub vcpu: u32,
+    pub msr_count: u32,
+    pub msrs: __guest_handle_xen_domctl_vcpu_msr_t,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl_vcpu_msrs",
+    ][::std::mem::size_of::<xen_domctl_vcpu_msrs>() - 16usize];
+    [
+        "Alignment of xen_domctl_vcpu_msrs",
+    ][::std::mem::align_of::<xen_domctl_vcpu_msrs>() - 8usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msrs::vcpu",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msrs, vcpu) - 0usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msrs::msr_count",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msrs, msr_count) - 4usize];
+    [
+        "Offset of field: xen_domctl_vcpu_msrs::msrs",
+    ][::std::mem::offset_of!(xen_domctl_vcpu_msrs, msrs) - 8usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct xen_domctl {
+    pub cmd: u32,
+    pub interface_version: u32,
+    pub domain: domid_t,
+    pub _pad: [u16; 3usize],
+    pub u: xen_domctl__bindgen_ty_1,
+}
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Copy, Clone)]
+pub union xen_domctl__bindgen_ty_1 {
+    pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 128usize]>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of xen_domctl__bindgen_ty_1",
+    ][::std::mem::size_of::<xen_domctl__bindgen_ty_1>() - 128usize];
+    [
+        "Alignment of xen_domctl__bindgen_ty_1",
+    ][::std::mem::align_of::<xen_domctl__bindgen_ty_1>() - 8usize];
+};
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_domctl"][::std::mem::size_of::<xen_domctl>() - 144usize];
+    ["Alignment of xen_domctl"][::std::mem::align_of::<xen_domctl>() - 8usize];
+    [
+        "Offset of field: xen_domctl::cmd",
+    ][::std::mem::offset_of!(xen_domctl, cmd) - 0usize];
+    [
+        "Offset of field: xen_domctl::interface_version",
+    ][::std::mem::offset_of!(xen_domctl, interface_version) - 4usize];
+    [
+        "Offset of field: xen_domctl::domain",
+    ][::std::mem::offset_of!(xen_domctl, domain) - 8usize];
+    [
+        "Offset of field: xen_domctl::_pad",
+    ][::std::mem::offset_of!(xen_domctl, _pad) - 10usize];
+    ["Offset of field: xen_domctl::u"][::std::mem::offset_of!(xen_domctl, u) - 16usize];
 };
 pub const XTL_NONE: xentoollog_level = 0;
 pub const XTL_DEBUG: xentoollog_level = 1;
@@ -416,6 +899,7 @@ const _: () = {
 };
 pub type xc_hypercall_buffer_t = xc_hypercall_buffer;
 pub type xc_domaininfo_t = xen_domctl_getdomaininfo_t;
+pub type xc_vcpuinfo_t = xen_domctl_getvcpuinfo;
 pub type xc_shadow_op_stats_t = xen_domctl_shadow_op_stats;
 pub type __builtin_va_list = [__va_list_tag; 1usize];
 #[repr(C)]
@@ -471,6 +955,11 @@ symbols! {
         domid: u32,
         reason: ::std::os::raw::c_int,
     ) -> ::std::os::raw::c_int;
+    pub fn xc_domain_get_guest_width(
+        xch: *mut xc_interface,
+        domid: u32,
+        guest_width: *mut ::std::os::raw::c_uint,
+    ) -> ::std::os::raw::c_int;
     pub fn xc_domain_getinfolist(
         xch: *mut xc_interface,
         first_domain: u32,
@@ -482,6 +971,12 @@ symbols! {
         domid: u32,
         ctxt_buf: *mut u8,
         size: u32,
+    ) -> ::std::os::raw::c_int;
+    pub fn xc_vcpu_getinfo(
+        xch: *mut xc_interface,
+        domid: u32,
+        vcpu: u32,
+        info: *mut xc_vcpuinfo_t,
     ) -> ::std::os::raw::c_int;
     pub fn xc_shadow_control(
         xch: *mut xc_interface,
@@ -519,6 +1014,11 @@ symbols! {
         domid: u32,
         sdom: *mut xen_domctl_sched_credit2,
     ) -> ::std::os::raw::c_int;
+    pub fn xc_machphys_mfn_list(
+        xch: *mut xc_interface,
+        max_extents: ::std::os::raw::c_ulong,
+        extent_start: *mut xen_pfn_t,
+    ) -> ::std::os::raw::c_int;
     pub fn xc_domain_get_tsc_info(
         xch: *mut xc_interface,
         domid: u32,
@@ -538,6 +1038,14 @@ symbols! {
         tot_pages: *mut u64,
         pod_cache_pages: *mut u64,
         pod_entries: *mut u64,
+    ) -> ::std::os::raw::c_int;
+    pub fn xc_maximum_ram_page(
+        xch: *mut xc_interface,
+        max_mfn: *mut ::std::os::raw::c_ulong,
+    ) -> ::std::os::raw::c_int;
+    pub fn xc_domctl(
+        xch: *mut xc_interface,
+        domctl: *mut xen_domctl,
     ) -> ::std::os::raw::c_int;
     pub fn xc_version(
         xch: *mut xc_interface,

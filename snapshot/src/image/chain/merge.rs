@@ -4,7 +4,7 @@ use super::Chain;
 use crate::image::libxc::record;
 use crate::image::trailer::Facts;
 use crate::image::verify::{Course, Problem, verify};
-use crate::image::{ImageError, Preamble, RECORD_HEADER, Reader, Record, Tail};
+use crate::image::{GuestType, ImageError, Preamble, RECORD_HEADER, Reader, Record, Tail};
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
 use crate::ports::{BATCH_PAGES, Cancel, Finished, ImageSink, SinkError};
 use crate::units::{PageCount, Pfn};
@@ -26,6 +26,9 @@ pub enum MergeError {
     /// It is another tool's, which has nothing to merge.
     #[error("Image {0} was not made by livesave, so there is nothing to merge")]
     Foreign(String),
+    /// It is a PV guest's, which is never an increment; merging would lose what its pages are.
+    #[error("Image {0} is of a PV guest, which has no increments, so there is nothing to merge")]
+    NoIncrements(String),
     /// The user wants to stop.
     #[error("Interrupted by signal {0}")]
     Interrupted(i32),
@@ -46,6 +49,11 @@ pub fn merge(
     let Some(facts) = newest.facts() else {
         return Err(MergeError::Foreign(newest.path().display().to_string()));
     };
+    if newest.guest() == GuestType::Pv {
+        return Err(MergeError::NoIncrements(
+            newest.path().display().to_string(),
+        ));
+    }
     for image in chain.images() {
         trusted(image, cancel)?;
     }

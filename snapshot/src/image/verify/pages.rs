@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::image::existing::Ranges;
 use crate::image::libxc::{page_type, record};
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PageKind};
 use crate::units::{PageCount, Pfn};
 
 /// Page numbers in an entry.
@@ -34,12 +34,16 @@ pub fn of_record(head: &[u8], length: u64, hvm: bool) -> Result<Vec<Pfn>, &'stat
     let mut pfns = Vec::with_capacity(entries.len());
     for entry in entries {
         let entry = u64::from_le_bytes(*entry);
-        let kind = entry >> 60;
+        let kind = (entry >> 60) as u8;
         // Page tables are a PV guest's.
-        if entry & !PFN & !(0xf << 60) != 0 || hvm && (1..0xd).contains(&kind) {
+        let known = match PageKind::of_bits(kind) {
+            Some(kind) => !hvm || kind == PageKind::ORDINARY,
+            None => !page_type::has_data(kind),
+        };
+        if entry & !PFN & !(0xf << 60) != 0 || !known {
             return Err("an entry of a page record is of no known type");
         }
-        if page_type::has_data(kind as u8) {
+        if page_type::has_data(kind) {
             pfns.push(Pfn(entry & PFN));
         }
     }

@@ -7,6 +7,7 @@ use crate::image::layout::ENTRIES;
 use crate::image::libxc::record;
 use crate::image::reader::RecordAt;
 use crate::image::{GuestType, ImageError, RECORD_HEADER, Reader, libxl, xl_header};
+use crate::page::PAGE_SIZE;
 
 /// Stock tools put no more pages into a record.
 const STOCK_ENTRIES: u32 = 1024;
@@ -64,6 +65,7 @@ fn header(reader: &Reader) -> Result<(), ImageError> {
 /// The order that readers of version 3 ask for, and no record of an unknown type.
 fn order(reader: &Reader) -> Result<(), ImageError> {
     let (mut static_end, mut memory, mut contexts) = (false, false, 0);
+    let mut pv = PvOrder::default();
     for at in reader.libxc_records() {
         let wrong = |what| Err(reader.damaged(at.offset - RECORD_HEADER, what));
         match at.kind {
@@ -84,6 +86,9 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
             }
             _ => {}
         }
+        if reader.guest() == GuestType::Pv {
+            pv.next(at).or_else(wrong)?;
+        }
     }
     let end = reader.stream_len();
     if !static_end || !memory && !reader.is_increment() {
@@ -91,6 +96,9 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
     }
     if reader.guest() == GuestType::Hvm && contexts != 1 {
         return Err(reader.damaged(end, "the image does not hold the guest's state once"));
+    }
+    if reader.guest() == GuestType::Pv && !pv.is_complete() {
+        return Err(reader.damaged(end, "the image does not hold a PV guest's state"));
     }
     let emulators = reader.libxl_records().iter();
     let emulators = emulators.filter(|at| at.kind == libxl::record::EMULATOR_CONTEXT);
@@ -106,6 +114,45 @@ fn order(reader: &Reader) -> Result<(), ImageError> {
         }
     }
     Ok(())
+}
+
+/// What of a PV guest's records has come.
+#[derive(Default)]
+struct PvOrder {
+    info: bool,
+    p2m_frames: bool,
+    shared_info: bool,
+    vcpus: bool,
+}
+
+impl PvOrder {
+    /// Looks at the next record: the width of the guest, its own table of its memory, its memory, the
+    /// state of its vCPUs.
+    fn next(&mut self, at: &RecordAt) -> Result<(), &'static str> {
+        match at.kind {
+            record::X86_PV_INFO if self.info => return Err("a PV guest is described twice"),
+            record::X86_PV_INFO => self.info = true,
+            _ if !self.info => return Err("a PV guest is not described first"),
+            record::X86_PV_P2M_FRAMES => self.p2m_frames = true,
+            record::PAGE_DATA if !self.p2m_frames => {
+                return Err("pages stand before the list of a PV guest's table of them");
+            }
+            record::SHARED_INFO if at.length != PAGE_SIZE as u64 => {
+                return Err("a PV guest's shared page is not as long as a page");
+            }
+            record::SHARED_INFO => self.shared_info = true,
+            record::X86_PV_VCPU_BASIC => self.vcpus = true,
+            record::HVM_CONTEXT | record::HVM_PARAMS => {
+                return Err("a PV guest has a record of other guests");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.shared_info && self.vcpus
+    }
 }
 
 /// Whether it is an HVM guest, by its configuration: the libxc image does not tell it from a PVH one.

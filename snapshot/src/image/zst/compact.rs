@@ -12,6 +12,7 @@ use super::job::{FrameAt, Holds, Job};
 use super::pipeline::Pipeline;
 use super::record;
 use super::unpack::Unpacker;
+use crate::image::libxc::entry_pfn;
 use crate::image::source::SourceError;
 use crate::page_set::PageSet;
 use crate::ports::Cancel;
@@ -81,7 +82,8 @@ fn steps(
         let head = unpacker
             .beginning(file, frame.at, frame.entry, HEADS)
             .map_err(unreadable)?;
-        let pfns = record::pfns(&head)
+        let pfns = record::entries(&head)
+            .map(|entries| entries.into_iter().map(entry_pfn).collect::<Vec<_>>())
             .filter(|pfns| pfns.iter().all(|pfn| pfn.0 < span.0))
             .ok_or_else(|| io::Error::other("the unfinished image cannot be read back"))?;
         steps.push(step(frame.holds, &pfns, &mut seen));

@@ -11,7 +11,6 @@ use super::record::{self, Builder, Content};
 use super::seek_table::Entry;
 use crate::checksum;
 use crate::page::PAGE_SIZE;
-use crate::units::Pfn;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +42,8 @@ pub struct FrameAt {
 pub enum Job {
     /// Of these records, compressed.
     Compress(Content, Holds),
-    /// Of pages of zeros.
-    Zeros(Vec<Pfn>),
+    /// Of pages of zeros, by their entries.
+    Zeros(Vec<u64>),
     /// A frame of the source file as it is.
     Copy(FrameAt),
     /// A page record of the source file, of which only those pages are kept whose bits are set.
@@ -135,7 +134,7 @@ impl<'f> Tools<'f> {
                 let made = self.compress(content.bytes(), holds, out)?;
                 Ok((made, content.into_buffer()))
             }
-            Job::Zeros(pfns) => Ok((zeros(&pfns), out)),
+            Job::Zeros(entries) => Ok((zeros(&entries), out)),
             Job::Copy(from) => {
                 self.read(&from)?;
                 let made = Made::new(
@@ -188,14 +187,14 @@ impl<'f> Tools<'f> {
         self.decompressor
             .decompress(&mut self.content, &self.input)
             .map_err(zstd_error)?;
-        let pfns = record::pfns(&self.content).ok_or_else(|| {
+        let entries = record::entries(&self.content).ok_or_else(|| {
             io::Error::other("a page record of the unfinished image is not as it was made")
         })?;
-        let pages = &self.content[record::FIXED + 8 * pfns.len()..];
+        let pages = &self.content[record::FIXED + 8 * entries.len()..];
         let mut builder = Builder::new(vec![]);
-        for (index, (&pfn, page)) in pfns.iter().zip(pages.chunks(PAGE_SIZE)).enumerate() {
+        for (index, (&entry, page)) in entries.iter().zip(pages.chunks(PAGE_SIZE)).enumerate() {
             if keep[index / 64] >> (index % 64) & 1 == 1 {
-                builder.push_bytes(pfn, page);
+                builder.push_bytes(entry, page);
             }
         }
         Ok(builder.finish())
@@ -203,13 +202,13 @@ impl<'f> Tools<'f> {
 }
 
 /// A frame of pages of zeros.
-fn zeros(pfns: &[Pfn]) -> Made {
+fn zeros(entries: &[u64]) -> Made {
     let mut head = vec![];
-    record::head(pfns.iter().copied(), &mut head);
-    let content = head.len() + pfns.len() * PAGE_SIZE;
+    record::head(entries.iter().copied(), &mut head);
+    let content = head.len() + entries.len() * PAGE_SIZE;
     let mut frame = Stored::new(content);
     frame.bytes(&head);
-    frame.zero_pages(pfns.len());
+    frame.zero_pages(entries.len());
     Made::new(frame.finish(), content, Holds::Zeros)
 }
 

@@ -1,10 +1,10 @@
 //! PAGE_DATA records as the content of a frame.
 //!
 //! ```text
-//! u32 type = 1, u32 length, u32 count, u32 0, count × u64 page number, count × 4096 bytes
+//! u32 type = 1, u32 length, u32 count, u32 0, count × u64 entry, count × 4096 bytes
 //! ```
 
-use crate::image::libxc::record;
+use crate::image::libxc::{entry, record};
 use crate::page::{GuestPage, PAGE_SIZE};
 use crate::units::Pfn;
 
@@ -17,19 +17,19 @@ pub const FIXED: usize = 16;
 const HEAD: usize = FIXED + 8 * PAGES;
 
 /// Appends what stands before the pages of a record.
-pub fn head(pfns: impl ExactSizeIterator<Item = Pfn>, out: &mut Vec<u8>) {
-    let count = pfns.len();
+pub fn head(entries: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
+    let count = entries.len();
     let length = 8 + count * (8 + PAGE_SIZE);
     for field in [record::PAGE_DATA, length as u32, count as u32, 0] {
         out.extend_from_slice(&field.to_le_bytes());
     }
-    for pfn in pfns {
-        out.extend_from_slice(&pfn.0.to_le_bytes());
+    for entry in entries {
+        out.extend_from_slice(&entry.to_le_bytes());
     }
 }
 
-/// The page numbers of a record that livesave made; `None` if it is not one, or not whole so far.
-pub fn pfns(content: &[u8]) -> Option<Vec<Pfn>> {
+/// The entries of a record that livesave made; `None` if it is not one, or not whole so far.
+pub fn entries(content: &[u8]) -> Option<Vec<u64>> {
     let field = |at: usize| {
         let bytes = content.get(at..at + 4)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?))
@@ -40,15 +40,14 @@ pub fn pfns(content: &[u8]) -> Option<Vec<Pfn>> {
         return None;
     }
     let (entries, _) = content.get(FIXED..FIXED + 8 * count)?.as_chunks::<8>();
-    let pfns = entries.iter().map(|entry| Pfn(u64::from_le_bytes(*entry)));
-    Some(pfns.collect())
+    Some(entries.iter().map(|e| u64::from_le_bytes(*e)).collect())
 }
 
 /// A record being filled with pages.
 pub struct Builder {
     /// Room for the largest head, then the pages.
     bytes: Vec<u8>,
-    pfns: Vec<Pfn>,
+    entries: Vec<u64>,
 }
 
 /// A record's bytes, which begin somewhere in a buffer.
@@ -82,34 +81,34 @@ impl Builder {
         buffer.resize(HEAD, 0);
         Self {
             bytes: buffer,
-            pfns: Vec::with_capacity(PAGES),
+            entries: Vec::with_capacity(PAGES),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.pfns.is_empty()
+        self.entries.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.pfns.len() == PAGES
+        self.entries.len() == PAGES
     }
 
     /// Copies a page into it.
     pub fn push(&mut self, pfn: Pfn, page: GuestPage<'_>) {
-        self.pfns.push(pfn);
+        self.entries.push(entry(pfn, page.kind()));
         page.append_to(&mut self.bytes);
     }
 
     /// The same with bytes that we have.
-    pub fn push_bytes(&mut self, pfn: Pfn, page: &[u8]) {
-        self.pfns.push(pfn);
+    pub fn push_bytes(&mut self, entry: u64, page: &[u8]) {
+        self.entries.push(entry);
         self.bytes.extend_from_slice(page);
     }
 
     /// The whole record.
     pub fn finish(mut self) -> Content {
         let mut front = Vec::with_capacity(HEAD);
-        head(self.pfns.iter().copied(), &mut front);
+        head(self.entries.iter().copied(), &mut front);
         // The head ends where the pages begin.
         let start = HEAD - front.len();
         self.bytes[start..HEAD].copy_from_slice(&front);
@@ -123,14 +122,15 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::PageBytes;
+    use crate::page::{PageBytes, PageKind};
 
     #[test]
     fn a_record_is_laid_out_as_specified() {
         let page = PageBytes([7; PAGE_SIZE]);
         let mut builder = Builder::new(vec![9; 100]);
-        builder.push(Pfn(5), GuestPage::of(&page));
-        builder.push_bytes(Pfn(0x1_0000_0001), &[8; PAGE_SIZE]);
+        let pinned = PageKind::of_bits(0xc).expect("a pinned L4 page table");
+        builder.push(Pfn(5), GuestPage::of(&page).of_kind(pinned));
+        builder.push_bytes(0x1_0000_0001, &[8; PAGE_SIZE]);
         let content = builder.finish();
         let bytes = content.bytes();
         assert_eq!(bytes.len(), 32 + 2 * PAGE_SIZE);
@@ -138,12 +138,12 @@ mod tests {
             bytes[..16],
             [1, 0, 0, 0, 24, 32, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
         );
-        assert_eq!(bytes[16..24], [5, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[16..24], [5, 0, 0, 0, 0, 0, 0, 0xc0]);
         assert_eq!(bytes[24..32], [1, 0, 0, 0, 1, 0, 0, 0]);
         assert!(bytes[32..32 + PAGE_SIZE].iter().all(|&b| b == 7));
         assert!(bytes[32 + PAGE_SIZE..].iter().all(|&b| b == 8));
-        let found = [Pfn(5), Pfn(0x1_0000_0001)];
-        assert_eq!(pfns(&bytes[..32]).as_deref(), Some(&found[..]));
-        assert_eq!(pfns(&bytes[..31]), None);
+        let found = [0xc000_0000_0000_0005, 0x1_0000_0001];
+        assert_eq!(entries(&bytes[..32]).as_deref(), Some(&found[..]));
+        assert_eq!(entries(&bytes[..31]), None);
     }
 }

@@ -19,6 +19,7 @@ use crate::fault;
 use crate::image::existing::Ranges;
 use crate::image::file::{Existing, PendingFile};
 use crate::image::filled::Filled;
+use crate::image::libxc::entry;
 use crate::image::trailer::{self, Facts};
 use crate::image::{Preamble, Tail};
 use crate::page::{GuestPage, PAGE_SIZE};
@@ -159,7 +160,7 @@ impl ZstdImage {
             if self.note(pfn, page.is_zero(), &mut written)? {
                 record.push(pfn, page);
             } else {
-                zeros.push(pfn);
+                zeros.push(entry(pfn, page.kind()));
             }
             if record.is_full() {
                 let full = std::mem::replace(&mut record, Builder::new(pipeline.buffer()));
@@ -182,7 +183,8 @@ impl ZstdImage {
         let mut written = Written::default();
         for piece in pages.chunks(record::PAGES) {
             let mut head = vec![];
-            record::head(piece.iter().map(|(pfn, _)| *pfn), &mut head);
+            let entries = piece.iter().map(|(pfn, page)| entry(*pfn, page.kind()));
+            record::head(entries, &mut head);
             let length = head.len() + piece.len() * PAGE_SIZE;
             let mut frame = Stored::new(length);
             frame.bytes(&head);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::image::file::Existing;
 use crate::image::{GuestType, ImageError, Preamble, Reader, Record, Tail, libxc};
-use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
+use crate::page::{GuestPage, PAGE_SIZE, PageBytes, PageKind};
 use crate::page_set::PageSet;
 use crate::ports::{Cancel, ImageSink};
 use crate::testing::{entries, first_pages, some_facts};
@@ -269,4 +269,82 @@ fn an_absent_page_is_not_in_the_image() {
     let (counts, _) = copies(&bench.path());
     assert!(counts[..100].iter().all(|&count| count == 1));
     assert!(counts[100..].iter().all(|&count| count == 0));
+}
+
+/// The kind of each page's last copy.
+fn kinds(path: &Path) -> Vec<u8> {
+    let reader = Reader::open(path).expect("readable");
+    let mut kinds = vec![0xff; PAGES as usize];
+    let records = reader.libxc_records().iter();
+    for at in records.filter(|at| at.kind == libxc::record::PAGE_DATA) {
+        let head = reader.bytes(at.offset, 8).expect("read");
+        let count = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let entries = reader.bytes(at.offset + 8, 8 * u64::from(count));
+        for entry in entries.expect("read").as_chunks::<8>().0 {
+            let entry = u64::from_le_bytes(*entry);
+            kinds[libxc::entry_pfn(entry).0 as usize] = (entry >> 60) as u8;
+        }
+    }
+    kinds
+}
+
+#[test]
+fn a_pv_guests_pages_keep_their_kind_through_compaction() {
+    let mut bench = Bench::new();
+    let preamble = Preamble {
+        guest: GuestType::Pv,
+        ..preamble()
+    };
+    bench
+        .image
+        .begin(&preamble, &first_pages(PAGES))
+        .expect("begun");
+    let kind = |bits| PageKind::of_bits(bits).expect("a kind");
+    let write = |pfns: Vec<u64>, version: fn(u64) -> u8, bits: fn(u64) -> u8, suspended| {
+        let memory: Vec<_> = pfns.iter().map(|&n| (n, page(n, version(n)))).collect();
+        bench.image.settle().expect("settled");
+        for batch in memory.chunks(1024) {
+            let batch: Vec<_> = batch
+                .iter()
+                .map(|(n, page)| (Pfn(*n), GuestPage::of(page).of_kind(kind(bits(*n)))))
+                .collect();
+            let written = if suspended {
+                bench.image.write_suspended(&batch)
+            } else {
+                bench.image.write(&batch)
+            };
+            written.expect("written");
+        }
+    };
+    let some = |step| (0..PAGES).step_by(step).collect();
+    write(
+        (0..PAGES).collect(),
+        |n| (n % 5) as u8,
+        |n| [0, 1, 2, 12][n as usize % 4],
+        false,
+    );
+    // Half of them again, some of those of zeros, and of other kinds; then some that are stored.
+    write(
+        some(2),
+        |n| (n % 3) as u8,
+        |n| [3, 9][n as usize / 2 % 2],
+        false,
+    );
+    write(some(10), |_| 7, |_| 0, true);
+    bench
+        .image
+        .finish(&tail(), &some_facts())
+        .expect("finished");
+    bench.image.commit().expect("committed");
+    let want = (0..PAGES).map(|n| match n {
+        n if n % 10 == 0 => 0,
+        n if n % 2 == 0 => [3, 9][n as usize / 2 % 2],
+        n => [0, 1, 2, 12][n as usize % 4],
+    });
+    assert!(kinds(&bench.path()).into_iter().eq(want));
+    let (counts, _) = copies(&bench.path());
+    assert!(
+        counts.iter().sum::<usize>() < PAGES as usize * 3 / 2,
+        "it was compacted"
+    );
 }

@@ -4,6 +4,7 @@ use xen_sys::{DeviceModel, EnableError};
 
 use super::{XenDomain, busy};
 use crate::fault;
+use crate::image::GuestType;
 use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::DomainError;
@@ -61,6 +62,13 @@ impl XenDomain {
     #[must_use]
     pub fn no_increments(&self) -> Option<&'static str> {
         self.ops.no_increments()
+    }
+
+    /// Why there are only full images of the guest, if there are.
+    #[must_use]
+    pub fn only_full_images(&self) -> Option<&'static str> {
+        // What kind its pages are is not compared.
+        (self.ops.stream_type() == GuestType::Pv).then_some("there are no increments of PV guests")
     }
 
     /// Ends the tracking that was left on for an increment; whether there was any.

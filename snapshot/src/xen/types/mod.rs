@@ -7,17 +7,19 @@
 mod emulated;
 mod hardware;
 mod hvm;
+mod pv;
 mod pvh;
 mod records;
 
 use super::config::{GuestConfig, Kind};
 use super::guest::Guest;
 use crate::image::{GuestType, Preamble, Record, Tail};
-use crate::page::PageBytes;
+use crate::page::{PageBytes, PageKind};
 use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 
+pub(super) use pv::NO_SHADOW_PAGING;
 pub(super) use records::preamble;
 
 /// How a guest is brought to suspend.
@@ -197,10 +199,9 @@ pub(super) trait PageAccess: Send {
 }
 
 /// What becomes of a page that is not copied as it is.
-#[expect(dead_code, reason = "of PV guests' pages")]
 pub(super) enum Normalised {
-    /// This is what the image gets.
-    Rewritten(Box<PageBytes>),
+    /// This is what the image gets, and of which kind it is there.
+    Rewritten(Box<PageBytes>, PageKind),
     /// It is between two states: taken in a later round, at the latest in the window.
     Deferred,
 }
@@ -210,10 +211,6 @@ pub(super) fn of(kind: Kind) -> Result<Box<dyn GuestOps>, String> {
     match kind {
         Kind::Pvh => Ok(Box::new(pvh::Pvh::default())),
         Kind::Hvm => Ok(Box::new(hvm::Hvm::default())),
-        Kind::Pv => Err(
-            "it is a PV guest; this livesave saves PVH and HVM guests only (`xl save -c` \
-                         saves it, suspended for as long as that takes)"
-                .into(),
-        ),
+        Kind::Pv => Ok(Box::new(pv::Pv::default())),
     }
 }

@@ -53,22 +53,27 @@ fn with_policy(
 /// `context` is scratch space of [`Xen::hvm_context_size`] bytes, given so that nothing is
 /// allocated for it in the pause window.
 pub(super) fn hardware(xen: &Xen, id: DomainId, context: &mut [u8]) -> Result<Vec<Record>, Error> {
-    let tsc = xen.tsc_info(id)?;
-    let mut tsc_body = Vec::with_capacity(24);
-    tsc_body.extend_from_slice(&tsc.mode.to_le_bytes());
-    tsc_body.extend_from_slice(&tsc.khz.to_le_bytes());
-    tsc_body.extend_from_slice(&tsc.elapsed_ns.to_le_bytes());
-    tsc_body.extend_from_slice(&tsc.incarnation.to_le_bytes());
-    tsc_body.extend_from_slice(&[0; 4]);
-
+    let tsc = tsc(xen, id)?;
     let length = xen.hvm_context(id, context)?;
     let context = context[..length.min(context.len())].to_vec();
 
     Ok(vec![
-        Record::new(record::X86_TSC_INFO, tsc_body),
+        tsc,
         Record::new(record::HVM_CONTEXT, context),
         Record::new(record::HVM_PARAMS, params(xen, id)?),
     ])
+}
+
+/// The record of a guest's time stamp counter, of whatever type it is.
+pub(super) fn tsc(xen: &Xen, id: DomainId) -> Result<Record, Error> {
+    let tsc = xen.tsc_info(id)?;
+    let mut body = Vec::with_capacity(24);
+    body.extend_from_slice(&tsc.mode.to_le_bytes());
+    body.extend_from_slice(&tsc.khz.to_le_bytes());
+    body.extend_from_slice(&tsc.elapsed_ns.to_le_bytes());
+    body.extend_from_slice(&tsc.incarnation.to_le_bytes());
+    body.extend_from_slice(&[0; 4]);
+    Ok(Record::new(record::X86_TSC_INFO, body))
 }
 
 /// The body of HVM_PARAMS: u32 count, u32 0, then u64 index and u64 value of each that is set.
