@@ -65,6 +65,9 @@ const LOOK: Duration = Duration::from_micros(300);
 const EARLY_LOOK: Duration = Duration::from_millis(2);
 /// Looks are fine from this share of the time that it is expected to take.
 const EARLY: f64 = 0.6;
+/// And no finer than that share of it: a guest that takes long may do so because its emulator needs
+/// the CPU that we look with.
+const SHARE: u32 = 200;
 /// Longer than Linux by default tries to freeze its tasks.
 const LATE: Duration = Duration::from_secs(60);
 /// How often it is looked at then.
@@ -87,7 +90,7 @@ fn look_after(since: Duration, expected: Duration) -> Duration {
     expected
         .mul_f64(EARLY)
         .saturating_sub(since)
-        .clamp(LOOK, EARLY_LOOK)
+        .clamp((expected / SHARE).clamp(LOOK, EARLY_LOOK), EARLY_LOOK)
 }
 
 /// Asks the guest to suspend and waits until it has, which is expected to take `expected`;

@@ -35,8 +35,6 @@ pub fn page(
     page.add("</header>");
     let across = plots.iter().any(|(plot, _)| plot.study.is_empty());
     page.contents(studies, across);
-    page.guide(runs);
-    page.manifests(manifests);
     for (study, tables) in studies {
         let of = plots.iter().filter(|(plot, _)| plot.study == study.name);
         page.study(study, tables, of.map(|(_, svg)| svg.as_str()));
@@ -48,6 +46,8 @@ pub fn page(
         page.add("</section>");
     }
     page.not_good(runs);
+    page.guide(runs);
+    page.manifests(manifests);
     page.add("</body>\n</html>");
     page.text
 }
@@ -66,8 +66,7 @@ impl Page {
 
     fn contents(&mut self, studies: &[(&Study<'_>, Vec<Table>)], across: bool) {
         self.add("<nav aria-label=\"Contents\">\n<ul>");
-        let mut links = vec![("guide".to_owned(), "How to read this".to_owned())];
-        links.push(("made-with".into(), "Made with".into()));
+        let mut links = vec![];
         for (study, _) in studies {
             links.push((id(study.name), heading(study.name)));
         }
@@ -75,6 +74,8 @@ impl Page {
             links.push(("forecasts".into(), "Forecasts".into()));
         }
         links.push(("not-good".into(), "Failed, refused and spoilt runs".into()));
+        links.push(("guide".into(), "How to read this".into()));
+        links.push(("made-with".into(), "Made with".into()));
         for (id, title) in links {
             let (id, title) = (escape(&id), escape(&title));
             self.add(&format!("<li><a href=\"#{id}\">{title}</a></li>"));
@@ -112,7 +113,7 @@ impl Page {
                 livesave,
                 commit,
                 arguments,
-                plan,
+                plan: _,
                 began,
                 machine,
             } = manifest;
@@ -140,13 +141,12 @@ impl Page {
                 ),
                 ("kernel", machine.kernel.clone()),
                 ("Xen", machine.xen.clone().unwrap_or_else(|| "none".into())),
-                ("plan", plan.clone()),
             ];
             self.add("<div class=\"wide\"><table class=\"facts\"><tbody>");
             for (name, value) in facts {
                 // Names of programs and what was typed are shown as they are.
                 let value = match name {
-                    "arguments" | "commit" | "plan" => format!("<code>{}</code>", escape(&value)),
+                    "arguments" | "commit" => format!("<code>{}</code>", escape(&value)),
                     _ => escape(&value),
                 };
                 self.add(&format!(
@@ -154,6 +154,14 @@ impl Page {
                 ));
             }
             self.add("</tbody></table></div>");
+        }
+        // One for all, where a sweep was interrupted and went on.
+        let plans: BTreeSet<_> = manifests.iter().map(|manifest| &manifest.plan).collect();
+        for plan in plans {
+            let plan = escape(plan);
+            self.add(&format!(
+                "<h3>Plan</h3>\n<pre class=\"wide\"><code>{plan}</code></pre>"
+            ));
         }
         self.add("</section>");
     }
