@@ -59,15 +59,18 @@ pub trait Handshake {
     fn elapsed(&self) -> Duration;
 }
 
-/// How often the guest is looked at: the finer, the sooner the window goes on.
+/// How often the guest is looked at, from the time on when it may be expected: the finer, the sooner
+/// the window goes on. But no more often than in so many parts of the time that it takes: a guest that
+/// takes long may do so because its emulator needs the CPU that we look with.
 const LOOK: Duration = Duration::from_micros(300);
-/// How often while it is not expected yet: looking takes the host's time too.
+const RARE_LOOK: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 200;
+/// How often before: looking takes the host's time too.
 const EARLY_LOOK: Duration = Duration::from_millis(2);
-/// Looks are fine from this share of the time that it is expected to take.
+const RARE_EARLY_LOOK: Duration = Duration::from_millis(20);
+const EARLY_LOOKS: u32 = 50;
+/// It may be expected from this share of the time that it is expected to take.
 const EARLY: f64 = 0.6;
-/// And no finer than that share of it: a guest that takes long may do so because its emulator needs
-/// the CPU that we look with.
-const SHARE: u32 = 200;
 /// Longer than Linux by default tries to freeze its tasks.
 const LATE: Duration = Duration::from_secs(60);
 /// How often it is looked at then.
@@ -87,10 +90,10 @@ enum GiveUp {
 
 /// How long to wait for the next look, so long after the request.
 fn look_after(since: Duration, expected: Duration) -> Duration {
-    expected
-        .mul_f64(EARLY)
-        .saturating_sub(since)
-        .clamp((expected / SHARE).clamp(LOOK, EARLY_LOOK), EARLY_LOOK)
+    let fine = (expected.max(since) / LOOKS).clamp(LOOK, RARE_LOOK);
+    let early = (expected / EARLY_LOOKS).clamp(EARLY_LOOK, RARE_EARLY_LOOK);
+    let left = expected.mul_f64(EARLY).saturating_sub(since);
+    left.clamp(fine, early.max(fine))
 }
 
 /// Asks the guest to suspend and waits until it has, which is expected to take `expected`;
