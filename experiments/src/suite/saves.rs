@@ -5,10 +5,11 @@ use super::table::median;
 use super::{Bench, Kind, Test};
 use crate::dom0::console::Mark;
 use crate::dom0::guest::Guest;
-use crate::dom0::livesave::{Report, exit};
+use crate::dom0::livesave::{LIMIT, Report, exit};
 use crate::dom0::lvm::Loop;
 use crate::dom0::pool::Lent;
-use crate::dom0::spec::Spec;
+use crate::dom0::process::check;
+use crate::dom0::spec::{GuestType, Spec};
 use crate::dom0::{echo, image, stock};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
@@ -105,18 +106,28 @@ pub(super) fn save_and_restore(bench: &Bench, change: impl FnOnce(Spec) -> Spec)
 }
 
 pub(super) fn finish(bench: &Bench, mut guest: Lent, more: &[&str]) -> Result<String> {
+    there_and_back(bench, &mut guest, more)
+}
+
+/// The same with a guest that is kept; the image stays.
+pub(super) fn there_and_back(bench: &Bench, guest: &mut Guest, more: &[&str]) -> Result<String> {
     let path = bench.image("image.xl");
     let before = guest.verify_clean().context("before the save")?.seq;
-    let (report, note) = save(bench, &guest, &path, more)?;
+    let (report, note) = save(bench, guest, &path, more)?;
     let after = guest
         .verify_clean()
         .context("the source after its save")?
         .seq;
     bench.keep("report.json", &report)?;
     check_image(&guest.spec, &path, &report)?;
+    if guest.spec.kind != GuestType::Pvh {
+        // There are parts in it that images of PVH guests do not have.
+        let mut verify = bench.livesave.command(&["verify"]);
+        check(verify.arg(&path), LIMIT).context("livesave verify")?;
+    }
     bench.must_hold_only(&bench.images, &["image.xl"])?;
     guest.destroy()?;
-    restored_is_right(&mut guest, &path, before, after)?;
+    restored_is_right(guest, &path, before, after)?;
     Ok(note)
 }
 
