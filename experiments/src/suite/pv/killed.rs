@@ -3,7 +3,7 @@
 use super::super::guardian::{at_points, both_at_points};
 use super::super::throttle::{OWN, killed_slowed, must_not_be_paused, set_cap};
 use super::super::{Bench, Kind, Test};
-use super::{pv, tracked};
+use super::{must_be_trackable, pv, tracked};
 use anyhow::Result;
 
 /// The tests of this file.
@@ -11,7 +11,7 @@ use anyhow::Result;
 pub fn tests() -> Vec<Test> {
     vec![
         Kind::Pv.asked("pv_killed_at_each_point", at_each_point),
-        Kind::Pv.asked("pv_killed_while_slowed", while_slowed),
+        Kind::Other.asked("pv_killed_while_slowed", while_slowed),
         Kind::Pv.asked("pv_recovered_when_both_were_killed", both_killed),
         Kind::Pv.asked("pv_plain_save_killed", plain_killed),
     ]
@@ -42,8 +42,8 @@ fn at_each_point(bench: &Bench) -> Result<String> {
 
 /// The points that only a save passes which slows the guest.
 fn while_slowed(bench: &Bench) -> Result<String> {
-    tracked(bench)?;
-    let guest = bench.guest(|spec| pv(spec).with("ring=128").rate("max"))?;
+    must_be_trackable(bench)?;
+    let guest = bench.guest(|spec| pv(spec).with("ring=128").with("static=8").rate("max"))?;
     set_cap(&guest, OWN)?;
     let notes = killed_slowed(bench, &guest)?;
     set_cap(&guest, 0)?;

@@ -13,6 +13,7 @@ use crate::dom0::pool::Lent;
 use crate::dom0::spec::Spec;
 use crate::dom0::stock;
 use anyhow::Result;
+use std::sync::OnceLock;
 
 /// The tests of this file and those below it.
 #[must_use]
@@ -22,7 +23,7 @@ pub fn tests() -> Vec<Test> {
             super::stock::restored_is_right(bench, pv, stock::checkpoint)
         }),
         Kind::Pv.asked("pv_stock_live_loop", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             super::stock::restored_is_right(bench, pv, |name, image| {
                 stock::live_loop(name, image, &bench.results)
             })
@@ -35,31 +36,31 @@ pub fn tests() -> Vec<Test> {
             finish(bench, bench.guest(pv)?, &["--mode", "plain"])
         }),
         Kind::Pv.asked("pv_restored_by_livesave", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             restored::by_livesave(bench, pv)
         }),
         Kind::Pv.asked("pv_compressed", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             compressed::restores(bench, pv)
         }),
         Kind::Pv.asked("pv_overflows_capture_memory", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             improved::small_capture(bench, pv)
         }),
         Kind::Pv.asked("pv_gap_beside_stock", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             gap_beside_stock(bench, pv)
         }),
         Kind::Pv.asked("pv_ten_saves_in_a_row", |bench| {
-            tracked(bench)?;
+            must_be_trackable(bench)?;
             ten_in_a_row(bench, pv)
         }),
-        Kind::Pv.asked("pv_with_2_vcpus", |bench| {
-            tracked(bench)?;
+        Kind::Other.asked("pv_with_2_vcpus", |bench| {
+            must_be_trackable(bench)?;
             save_and_restore(bench, |spec| pv(spec).vcpus(2))
         }),
-        Kind::Pv.asked("pv_with_vif_and_disk", |bench| {
-            tracked(bench)?;
+        Kind::Other.asked("pv_with_vif_and_disk", |bench| {
+            must_be_trackable(bench)?;
             vif_and_disk(bench, pv)
         }),
     ];
@@ -78,9 +79,19 @@ pub fn pv(spec: Spec) -> Spec {
 
 /// That guest, where its writes can be tracked.
 fn tracked(bench: &Bench) -> Result<Lent> {
-    let guest = bench.guest(pv)?;
-    if log_dirty::is_possible(guest.domid)? {
-        return Ok(guest);
+    must_be_trackable(bench)?;
+    bench.guest(pv)
+}
+
+/// The writes of PV guests must be trackable here. (Asked of the hypervisor, with a guest, once.)
+fn must_be_trackable(bench: &Bench) -> Result<()> {
+    static HERE: OnceLock<bool> = OnceLock::new();
+    let here = match HERE.get() {
+        Some(here) => *here,
+        None => log_dirty::is_possible(bench.guest(pv)?.domid)?,
+    };
+    if *HERE.get_or_init(|| here) {
+        return Ok(());
     }
     Err(NotHere.because("this hypervisor has no shadow paging: nobody saves its PV guests live"))
 }
