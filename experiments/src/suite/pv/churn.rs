@@ -55,8 +55,7 @@ fn forked(guest: &Guest) -> Result<u64> {
     let limit = Duration::from_secs(30);
     let count = || -> Result<u64> {
         let beat = guest.next_beat(limit)?;
-        let bad = beat.number("forks_bad");
-        if bad != Some(0) {
+        if beat.number("forks_bad").is_some_and(|bad| bad != 0) {
             return Err(Harm.because(format!("children that found something wrong: {beat}")));
         }
         beat.number("forks")
