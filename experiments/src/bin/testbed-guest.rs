@@ -9,6 +9,7 @@ use experiments::workload::config::{Config, Rate};
 use experiments::workload::devices::{self, Traffic};
 use experiments::workload::emulated::{self, EmulatedReads};
 use experiments::workload::faults::{self, Ending, NoFreeze};
+use experiments::workload::forks;
 use experiments::workload::output::Output;
 use experiments::workload::records::{Progress, Records};
 use experiments::workload::static_area::StaticArea;
@@ -22,6 +23,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, task, number, seed] = &args[..]
+        && task == forks::BREED
+    {
+        return match forks::breed(number, seed) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("LS error what=breeder why={why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let out = Output::to_stdout();
     match Guest::start(&out) {
         Ok(guest) => guest.serve(),
@@ -40,6 +53,7 @@ struct Guest {
     ticker: Ticker,
     records: Option<Records>,
     emulated: Option<EmulatedReads>,
+    forks: Option<Arc<forks::Progress>>,
     no_freeze: NoFreeze,
 }
 
@@ -87,6 +101,8 @@ impl Guest {
         let emulated = emulated
             .transpose()
             .map_err(|e| format!("emulated disk: {e}"))?;
+        let forks = (config.forks > 0).then(|| forks::start(config.forks, config.seed, out));
+        let forks = forks.transpose().map_err(|e| format!("forks: {e}"))?;
         out.say(
             Line::new("start")
                 .with("rate", config.rate)
@@ -103,6 +119,7 @@ impl Guest {
             traffic,
             records: records.as_ref().map(|r| Arc::clone(&r.progress)),
             emulated: emulated.as_ref().map(|e| Arc::clone(&e.progress)),
+            forks: forks.clone(),
         };
         thread::spawn(move || beat(&counted, &others, period, &beats));
         Ok(Self {
@@ -112,6 +129,7 @@ impl Guest {
             ticker,
             records,
             emulated,
+            forks,
             no_freeze: NoFreeze::default(),
         })
     }
@@ -208,6 +226,9 @@ impl Guest {
             total.pages += pages;
             total.bad += bad;
         }
+        if let Some(forks) = &self.forks {
+            total.bad += forks.bad.load(Ordering::Relaxed);
+        }
         Line::new("verify")
             .with("seq", total.seq)
             .with("pages", total.pages)
@@ -234,6 +255,7 @@ struct Others {
     traffic: Arc<Traffic>,
     records: Option<Arc<Progress>>,
     emulated: Option<Arc<emulated::Progress>>,
+    forks: Option<Arc<forks::Progress>>,
 }
 
 /// The heartbeat, once in every period or somewhat later.
@@ -242,6 +264,7 @@ fn beat(writers: &[Writer], others: &Others, period: Duration, out: &Output) {
         traffic,
         records,
         emulated,
+        forks,
     } = others;
     let (start, mut last, mut last_seq) = (Instant::now(), Instant::now(), total_seq(writers));
     loop {
@@ -266,6 +289,12 @@ fn beat(writers: &[Writer], others: &Others, period: Duration, out: &Output) {
             Some(emulated) => line
                 .with("emulated", emulated.read.load(Ordering::Relaxed))
                 .with("emulated_bad", emulated.bad.load(Ordering::Relaxed)),
+            None => line,
+        };
+        let line = match forks {
+            Some(forks) => line
+                .with("forks", forks.done.load(Ordering::Relaxed))
+                .with("forks_bad", forks.bad.load(Ordering::Relaxed)),
             None => line,
         };
         out.say(match records {

@@ -1,4 +1,4 @@
-//! What no test is forgiven.
+//! What no test is forgiven, and what no test is blamed for.
 
 use std::fmt;
 
@@ -12,6 +12,25 @@ impl Harm {
     #[must_use]
     pub fn because(self, what: String) -> anyhow::Error {
         anyhow::Error::msg(what).context(self)
+    }
+}
+
+/// Marks an error that says why a test is not run on this Xen. It counts neither as passed nor as
+/// failed.
+#[derive(Clone, Copy, Debug)]
+pub struct NotHere;
+
+impl NotHere {
+    /// An error that says why.
+    #[must_use]
+    pub fn because(self, what: &str) -> anyhow::Error {
+        anyhow::Error::msg(what.to_owned()).context(self)
+    }
+}
+
+impl fmt::Display for NotHere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not here")
     }
 }
 

@@ -134,6 +134,9 @@ pub struct Round {
 pub struct Window {
     /// From the request to the suspended guest.
     pub suspend_s: f64,
+    /// Stopping the emulator of an HVM guest and taking its state; 0 for others.
+    #[serde(default)]
+    pub emulator_s: f64,
     /// Fetching the last dirty set.
     pub dirty_fetch_s: f64,
     /// Copying it to memory.

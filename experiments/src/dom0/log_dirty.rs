@@ -15,6 +15,8 @@ pub fn must_be_off(domid: u32) -> Result<()> {
             xen.log_dirty_disable(domain)?;
             bail!("log-dirty mode was left on");
         }
+        // What cannot be on is off.
+        Err(EnableError::Unsupported(_)) => Ok(()),
         Err(err) => Err(err).context("log-dirty mode of the guest"),
     }
 }
@@ -29,6 +31,22 @@ pub fn is_on(domid: u32) -> Result<bool> {
             Ok(false)
         }
         Err(EnableError::AlreadyOnOrPassthrough(_)) => Ok(true),
+        Err(EnableError::Unsupported(_)) => Ok(false),
+        Err(err) => Err(err).context("log-dirty mode of the guest"),
+    }
+}
+
+/// Whether the hypervisor can log the domain's writes at all: those of a PV guest it cannot without
+/// shadow paging. They must not be being logged.
+pub fn is_possible(domid: u32) -> Result<bool> {
+    let domain = DomainId::new(domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    match xen.log_dirty_enable(domain) {
+        Ok(()) => {
+            xen.log_dirty_disable(domain)?;
+            Ok(true)
+        }
+        Err(EnableError::Unsupported(_)) => Ok(false),
         Err(err) => Err(err).context("log-dirty mode of the guest"),
     }
 }

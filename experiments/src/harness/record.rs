@@ -22,7 +22,7 @@ pub enum Outcome {
     Good,
     /// The method failed or harmed the guest: that counts against the method.
     Method(String),
-    /// livesave does not save guests of this kind, and said so: it counts against nobody and is not
+    /// livesave does not save guests of this kind so on this Xen, and said so: it counts against nobody and is not
     /// made again.
     Refused(String),
     /// The machine spoilt it (an emulator that stood still, a guest that did not boot): it counts

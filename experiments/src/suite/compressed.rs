@@ -4,6 +4,7 @@ use super::saves::restored_is_right;
 use super::{Bench, Kind, Test};
 use crate::dom0::image;
 use crate::dom0::process::check;
+use crate::dom0::spec::Spec;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::path::Path;
@@ -16,13 +17,15 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Kind::Medium.core("compressed_save_restores", restores)]
+    vec![Kind::Medium.core("compressed_save_restores", |bench| {
+        restores(bench, |spec| spec.medium().rate("5000"))
+    })]
 }
 
 /// Saved while it writes; `zstd -t`, livesave's own check and Xen's accept the
 /// image, and stock `xl restore` brings back what `zstd -dc` makes of it.
-fn restores(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| spec.medium().rate("5000"))?;
+pub(super) fn restores(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+    let mut guest = bench.guest(change)?;
     let before = guest.verify_clean().context("before the save")?.seq;
     let path = bench.image("image.xl.zst");
     guest.take_gap()?;

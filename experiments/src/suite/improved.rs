@@ -1,11 +1,13 @@
 //! The pause that is asked for: foretold, and met or missed as was said.
 
+use super::saves::restored_is_right;
 use super::table::median;
 use super::{Bench, Kind, Test};
 use crate::dom0::image;
 use crate::dom0::livesave::{LIMIT, exit};
 use crate::dom0::log_dirty;
 use crate::dom0::process;
+use crate::dom0::spec::Spec;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fs;
@@ -17,7 +19,9 @@ pub fn tests() -> Vec<Test> {
         Kind::Small.core("target_missed_or_given_up", missed),
         Kind::Large.core("pauses_are_foretold", foretold),
         Kind::Small.in_turn("plan_saves_nothing", plan),
-        Kind::Small.in_turn("small_capture_memory", small_capture),
+        Kind::Small.in_turn("small_capture_memory", |bench| {
+            small_capture(bench, |spec| spec.small().rate("4000"))
+        }),
     ]
 }
 
@@ -153,19 +157,21 @@ fn plan(bench: &Bench) -> Result<String> {
 }
 
 /// With room for few pages the rest is written in the window, and the report says so.
-fn small_capture(bench: &Bench) -> Result<String> {
-    let mut guest = bench.guest(|spec| spec.small().rate("4000"))?;
+pub(super) fn small_capture(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+    let mut guest = bench.guest(change)?;
     let path = bench.image("x.xl");
+    let before = guest.verify_clean().context("before the save")?.seq;
     let more = ["--capture-memory", "256KiB", "--max-rounds", "1"];
     let (report, _) = bench.livesave.save(&guest.spec.name, &path, &more)?;
     let window = &report.window;
     if window.captured_bytes != 256 << 10 || window.written_in_window_bytes == 0 {
         bail!("room for 64 pages: {window:?}");
     }
+    bench.must_be_unharmed(&guest)?;
+    let after = guest.verify_clean().context("the source")?.seq;
     image::stock_verify(&path)?;
     guest.destroy()?;
-    guest.restore(&path)?;
-    guest.verify_clean()?;
+    restored_is_right(&mut guest, &path, before, after)?;
     Ok(format!(
         "{} pages captured, {} MB written in the window",
         window.captured_bytes >> 12,

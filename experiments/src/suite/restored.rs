@@ -1,7 +1,7 @@
 //! `livesave restore` and `livesave clone`: guests come back as they were at the cut, and where
 //! that cannot be, nothing is created.
 
-use super::saves::goes_on_from_the_cut;
+use super::saves::{goes_on_from_the_cut, save};
 use super::{Bench, Kind, Test};
 use crate::dom0::console::Console;
 use crate::dom0::guest::Guest;
@@ -57,6 +57,22 @@ fn brings_back(bench: &Bench) -> Result<String> {
     }
     xl::xl(&["unpause", &guest.spec.name])?;
     goes_on_from_the_cut(&guest, mark, before, after)?;
+    Ok(format!("restored in {:.1} s", restored.took.as_secs_f64()))
+}
+
+/// A guest of that kind, saved and restored by livesave, is unharmed and goes on from the cut.
+pub(super) fn by_livesave(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+    let mut guest = bench.guest(change)?;
+    let path = bench.image("image.xl");
+    let before = guest.verify_clean().context("before the save")?.seq;
+    save(bench, &guest, &path, &[])?;
+    let after = guest.verify_clean().context("the source")?.seq;
+    guest.destroy()?;
+    let mark = guest.console.mark()?;
+    let restored = finish(bench, restore(bench, &path, &[])?, 0)?;
+    guest.find_again()?;
+    goes_on_from_the_cut(&guest, mark, before, after)?;
+    bench.must_be_unharmed(&guest)?;
     Ok(format!("restored in {:.1} s", restored.took.as_secs_f64()))
 }
 

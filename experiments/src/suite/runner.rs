@@ -3,7 +3,7 @@
 use super::plan::{Budget, order};
 use super::{Bench, Settings, Test, all};
 use crate::dom0::console::LOG_DIR;
-use crate::dom0::harm::Harm;
+use crate::dom0::harm::{Harm, NotHere};
 use crate::dom0::livesave::Livesave;
 use crate::dom0::pool::Pool;
 use crate::dom0::process::check;
@@ -28,6 +28,8 @@ const AGAIN_LIMIT: u32 = 2;
 struct Tally {
     passed: usize,
     failed: Vec<&'static str>,
+    /// These say themselves that they are for another Xen.
+    not_here: Vec<&'static str>,
     /// There was no time for these.
     left_out: Vec<&'static str>,
     spoilt: u32,
@@ -67,6 +69,10 @@ pub fn run(settings: &Settings) -> Result<bool> {
                 println!("ok [{took:.1} s] {note}");
                 tally.passed += 1;
             }
+            Err(err) if err.is::<NotHere>() => {
+                println!("not run [{took:.1} s] ({err:#})");
+                tally.not_here.push(test.name);
+            }
             Err(err) => {
                 println!("FAILED [{took:.1} s] ({err:#})");
                 tally.failed.push(test.name);
@@ -104,8 +110,12 @@ impl Tally {
                 self.left_out.join(" ")
             );
         }
+        let not_here = match self.not_here.len() {
+            0 => String::new(),
+            n => format!(", {n} for another Xen"),
+        };
         println!(
-            "{} passed, {} failed, {} left out",
+            "{} passed, {} failed, {} left out{not_here}",
             self.passed,
             self.failed.len(),
             self.left_out.len()
@@ -128,6 +138,9 @@ fn run_until_clear(
     while let Err(error) = &outcome
         && tally.spoilt < SPOILT_LIMIT
     {
+        if error.is::<NotHere>() {
+            break;
+        }
         let crashed = format!("{error:#}").contains("crashed during the save");
         let how = breakdown(settings, panics_before)?;
         let Some(how) = how.or(crashed.then_some("crash, see its console")) else {
@@ -142,6 +155,7 @@ fn run_until_clear(
     if let Err(error) = &outcome
         && tally.again < AGAIN_LIMIT
         && !error.is::<Harm>()
+        && !error.is::<NotHere>()
     {
         tally.again += 1;
         print!("failed ({error:#}), again ... ");
@@ -169,7 +183,9 @@ fn run_one(settings: &Settings, pool: &Rc<Pool>, test: &Test) -> Result<String> 
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.run)(&bench)))
         .unwrap_or_else(|_| Err(anyhow::anyhow!("panicked; see the console log")));
-    if let Err(err) = &outcome {
+    if let Err(err) = &outcome
+        && !err.is::<NotHere>()
+    {
         let path = bench.results.join("failure.txt");
         let mut file = fs::File::options().create(true).append(true).open(path)?;
         writeln!(file, "{err:?}")?;

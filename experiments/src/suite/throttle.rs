@@ -231,25 +231,7 @@ fn cap_is_back(bench: &Bench) -> Result<String> {
     must_have_cap(&guest, OWN).context("given up")?;
     must_be_right(bench, &guest)?;
 
-    let mut notes = Vec::new();
-    for point in [
-        "throttling",
-        "throttled",
-        "unthrottling",
-        "unthrottled",
-        "cap-lifted",
-    ] {
-        let one = || -> Result<String> {
-            let finished = die_slowed(bench, &guest, &format!("{point}:kill"), &SLOWED)?;
-            settled(&guest)?;
-            must_have_cap(&guest, OWN)?;
-            must_be_right(bench, &guest)?;
-            let said = finished.stderr.lines().last().unwrap_or_default();
-            Ok(said.rsplit("; ").next().unwrap_or_default().to_owned())
-        };
-        let said = one().with_context(|| format!("killed at {point}"))?;
-        notes.push(format!("{point}: {said}"));
-    }
+    let mut notes = killed_slowed(bench, &guest)?;
     die_slowed(bench, &guest, "throttled:kill-both", &SLOWED)?;
     if share(&guest)?.cap == OWN {
         bail!("the cap is back before the recovery, so that nothing is shown");
@@ -267,6 +249,31 @@ fn cap_is_back(bench: &Bench) -> Result<String> {
         slowed.cpu_lost_s,
         notes.join(", ")
     ))
+}
+
+/// Killed at each of the points around the slowing; the guest has the administrator's cap before and
+/// after.
+pub(super) fn killed_slowed(bench: &Bench, guest: &Guest) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for point in [
+        "throttling",
+        "throttled",
+        "unthrottling",
+        "unthrottled",
+        "cap-lifted",
+    ] {
+        let one = || -> Result<String> {
+            let finished = die_slowed(bench, guest, &format!("{point}:kill"), &SLOWED)?;
+            settled(guest)?;
+            must_have_cap(guest, OWN)?;
+            must_be_right(bench, guest)?;
+            let said = finished.stderr.lines().last().unwrap_or_default();
+            Ok(said.rsplit("; ").next().unwrap_or_default().to_owned())
+        };
+        let said = one().with_context(|| format!("killed at {point}"))?;
+        notes.push(format!("{point}: {said}"));
+    }
+    Ok(notes)
 }
 
 fn changed_is_left(bench: &Bench) -> Result<String> {

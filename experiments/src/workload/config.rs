@@ -96,6 +96,9 @@ pub struct Config {
     pub scrub: u64,
     /// `ls.write`: `whole` pages or their `edges`.
     pub extent: Extent,
+    /// `ls.forks`: so many processes are being forked, use memory and exit, one after the other
+    /// ([`super::forks`]).
+    pub forks: u64,
     /// `ls.beat`: ms between two heartbeats.
     pub beat_ms: u64,
     /// `ls.gap`: steps of the ticker from so many ms on are printed.
@@ -127,6 +130,7 @@ impl Default for Config {
             seed: 1,
             scrub: 64,
             extent: Extent::Whole,
+            forks: 0,
             beat_ms: 1000,
             gap_ms: 20,
             disk: false,
@@ -171,6 +175,7 @@ impl Config {
                         _ => return Err(format!("{word} is neither whole nor edges")),
                     }
                 }
+                "forks" => config.forks = number()?,
                 "beat" => config.beat_ms = number()?,
                 "gap" => config.gap_ms = number()?,
                 "disk" => config.disk = number()? != 0,
@@ -184,6 +189,9 @@ impl Config {
         }
         if config.writers == 0 || config.writers > 64 {
             return Err("ls.writers must be 1 to 64".to_owned());
+        }
+        if config.forks > 64 {
+            return Err("ls.forks must be 0 to 64".to_owned());
         }
         if config.ring_mib < config.writers as u64 {
             return Err("ls.ring must give each writer 1 MiB or more".to_owned());
@@ -225,6 +233,7 @@ mod tests {
         assert_eq!(config.pattern, Pattern::Hot(8));
         assert_eq!((config.ring_mib, config.writers), (64, 2));
         assert_eq!(config.extent, Extent::Edges);
+        assert_eq!(Config::from_cmdline("ls.forks=3").unwrap().forks, 3);
         assert_eq!(config.net.as_deref(), Some("10.77.0.5"));
         let config = Config::from_cmdline("ls.disk=1 ls.records=xvdb,xvdd ls.files=xvdc").unwrap();
         assert_eq!(config.records, ["xvdb", "xvdd"]);
@@ -244,6 +253,7 @@ mod tests {
             "ls.writers=0",
             "ls.rate",
             "ls.write=half",
+            "ls.forks=65",
             "ls.ring=1 ls.writers=2",
             "ls.records=",
             "ls.records=sda",

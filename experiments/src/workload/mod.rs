@@ -9,6 +9,8 @@
 //! It also writes records to disks, if told to, of which it knows in its memory what must be on them
 //! ([`records`]): so memory and disks of different instants are told.
 //!
+//! Processes that are forked and exit all the time, if told to ([`forks`]), keep its page tables changing.
+//!
 //! A 1 ms ticker reads the TSC; the largest step between two readings is the
 //! guest's own view of how long it stood still (CLOCK_MONOTONIC stops while
 //! the guest is suspended, the TSC does not).
@@ -22,6 +24,7 @@ pub mod config;
 pub mod devices;
 pub mod emulated;
 pub mod faults;
+pub mod forks;
 pub mod output;
 pub mod pattern;
 pub mod records;

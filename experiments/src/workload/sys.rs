@@ -52,3 +52,50 @@ pub(crate) fn set_fifo(priority: i32) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Who one is after a fork.
+pub(crate) enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's number.
+    Parent(rustix::process::Pid),
+}
+
+/// Forks. Only a process with one thread may: in the child of another, a lock that some thread had
+/// (the allocator's) would never be free again.
+pub(crate) fn fork() -> io::Result<Forked> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("a process with threads cannot be forked"));
+    }
+    // SAFETY: this process has this one thread, so the child has all of it, with no lock held by
+    // somebody who is not there.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        0 => Ok(Forked::Child),
+        pid => match rustix::process::Pid::from_raw(pid) {
+            Some(child) if pid > 0 => Ok(Forked::Parent(child)),
+            _ => Err(io::Error::last_os_error()),
+        },
+    }
+}
+
+/// Ends a forked process, without what its parent has prepared for its own end.
+pub(crate) fn exit_child(status: u8) -> ! {
+    // SAFETY: _exit has no preconditions, and does not return.
+    unsafe { libc::_exit(status.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_forked() {
+        // Tests run in threads.
+        let (stay, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
+        assert!(fork().is_err());
+        drop(stay);
+        let _ = other.join();
+    }
+}

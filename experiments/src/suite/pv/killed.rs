@@ -1,0 +1,82 @@
+//! Saves of PV guests that are killed: the guest runs on, and off its shadow page tables.
+
+use super::super::guardian::{at_points, both_at_points};
+use super::super::throttle::{OWN, killed_slowed, must_not_be_paused, set_cap};
+use super::super::{Bench, Kind, Test};
+use super::{must_be_trackable, pv, tracked};
+use anyhow::Result;
+
+/// The tests of this file.
+#[must_use]
+pub fn tests() -> Vec<Test> {
+    vec![
+        Kind::Pv.asked("pv_killed_at_each_point", at_each_point),
+        Kind::Other.asked("pv_killed_while_slowed", while_slowed),
+        Kind::Pv.asked("pv_recovered_when_both_were_killed", both_killed),
+        Kind::Pv.asked("pv_plain_save_killed", plain_killed),
+    ]
+}
+
+/// In the order in which a save passes them.
+const POINTS: [&str; 14] = [
+    "guarded",
+    "arming",
+    "armed",
+    "round",
+    "requesting",
+    "requested",
+    "suspended",
+    "in-window",
+    "fetched",
+    "captured",
+    "half-resumed",
+    "resumed",
+    "announced",
+    "off",
+];
+
+fn at_each_point(bench: &Bench) -> Result<String> {
+    let guest = tracked(bench)?;
+    at_points(bench, &guest, &POINTS, &[])
+}
+
+/// The points that only a save passes which slows the guest.
+fn while_slowed(bench: &Bench) -> Result<String> {
+    must_be_trackable(bench)?;
+    let guest = bench.guest(|spec| pv(spec).with("ring=128").with("static=8").rate("max"))?;
+    set_cap(&guest, OWN)?;
+    let notes = killed_slowed(bench, &guest)?;
+    set_cap(&guest, 0)?;
+    must_not_be_paused(&guest)?;
+    guest.verify_clean()?;
+    Ok(notes.join(", "))
+}
+
+fn both_killed(bench: &Bench) -> Result<String> {
+    let guest = tracked(bench)?;
+    // And whether the guest stands still until it is recovered.
+    let points = [
+        ("armed", false),
+        ("requested", false),
+        ("suspended", true),
+        ("in-window", true),
+        ("captured", true),
+        ("half-resumed", false),
+        ("resumed", false),
+    ];
+    both_at_points(bench, &guest, &points, &[])
+}
+
+/// Every hypervisor can do this.
+fn plain_killed(bench: &Bench) -> Result<String> {
+    let points = [
+        "requested",
+        "suspended",
+        "in-window",
+        "captured",
+        "half-resumed",
+        "resumed",
+    ];
+    let guest = bench.guest(pv)?;
+    at_points(bench, &guest, &points, &["--mode", "plain"])
+}
