@@ -369,7 +369,10 @@ mod tests {
             (ms(0), ms(50), EARLY_LOOK),
             (ms(29), ms(50), ms(1)),
             (ms(30), ms(50), LOOK),
-            (ms(500), ms(50), LOOK),
+            (ms(400), ms(50), ms(2)),
+            (ms(5000), ms(50), RARE_LOOK),
+            (ms(0), ms(500), ms(10)),
+            (ms(400), ms(500), Duration::from_micros(2500)),
         ] {
             assert_eq!(
                 look_after(since, expected),
