@@ -27,7 +27,7 @@ use std::time::Duration;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Kind::HvmReads.asked("hvm_writes_of_the_emulator", writes_of_the_emulator),
+        Kind::HvmReads.in_turn("hvm_writes_of_the_emulator", writes_of_the_emulator),
         Kind::HvmReads.asked("hvm_emulator_logs_no_more", logs_no_more),
         Kind::Hvm.asked("hvm_when_its_emulator_fails", when_it_fails),
         Kind::Hvm.asked("hvm_when_its_emulator_refuses", when_it_refuses),

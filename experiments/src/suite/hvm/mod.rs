@@ -18,7 +18,7 @@ use std::fs;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     let mut tests = vec![
-        Kind::Hvm.asked("hvm_stock_save_restores", |bench| {
+        Kind::Hvm.in_turn("hvm_stock_save_restores", |bench| {
             super::stock::restored_is_right(bench, hvm, stock::checkpoint)
         }),
         Kind::Hvm.asked("hvm_stock_live_loop", |bench| {
@@ -26,13 +26,13 @@ pub fn tests() -> Vec<Test> {
                 stock::live_loop(name, image, &bench.results)
             })
         }),
-        Kind::Hvm.asked("hvm_live_save_restores", |bench| {
+        Kind::Hvm.core("hvm_live_save_restores", |bench| {
             save_and_restore(bench, hvm)
         }),
-        Kind::Hvm.asked("hvm_plain_save_restores", |bench| {
+        Kind::Hvm.in_turn("hvm_plain_save_restores", |bench| {
             finish(bench, bench.guest(hvm)?, &["--mode", "plain"])
         }),
-        Kind::Hvm.asked("hvm_gap_beside_stock", |bench| gap_beside_stock(bench, hvm)),
+        Kind::Hvm.in_turn("hvm_gap_beside_stock", |bench| gap_beside_stock(bench, hvm)),
         Kind::Hvm.asked("hvm_ten_saves_in_a_row", |bench| ten_in_a_row(bench, hvm)),
         Kind::Hvm.asked("hvm_restored_by_livesave", |bench| {
             restored::by_livesave(bench, hvm)

@@ -10,7 +10,7 @@ use anyhow::Result;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Kind::Pv.asked("pv_killed_at_each_point", at_each_point),
+        Kind::Pv.in_turn("pv_killed_at_each_point", at_each_point),
         Kind::Other.asked("pv_killed_while_slowed", while_slowed),
         Kind::Pv.asked("pv_recovered_when_both_were_killed", both_killed),
         Kind::Pv.asked("pv_plain_save_killed", plain_killed),

@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     let mut tests = vec![
-        Kind::Pv.asked("pv_stock_save_restores", |bench| {
+        Kind::Pv.in_turn("pv_stock_save_restores", |bench| {
             super::stock::restored_is_right(bench, pv, stock::checkpoint)
         }),
         Kind::Pv.asked("pv_stock_live_loop", |bench| {
@@ -28,18 +28,18 @@ pub fn tests() -> Vec<Test> {
                 stock::live_loop(name, image, &bench.results)
             })
         }),
-        Kind::Pv.asked("pv_live_save_restores", |bench| {
+        Kind::Pv.core("pv_live_save_restores", |bench| {
             finish(bench, tracked(bench)?, &[])
         }),
         // Suspended all the while: that needs no tracking, so that every hypervisor can do it.
-        Kind::Pv.asked("pv_plain_save_restores", |bench| {
+        Kind::Pv.in_turn("pv_plain_save_restores", |bench| {
             finish(bench, bench.guest(pv)?, &["--mode", "plain"])
         }),
         Kind::Pv.asked("pv_restored_by_livesave", |bench| {
             must_be_trackable(bench)?;
             restored::by_livesave(bench, pv)
         }),
-        Kind::Pv.asked("pv_compressed", |bench| {
+        Kind::Pv.in_turn("pv_compressed", |bench| {
             must_be_trackable(bench)?;
             compressed::restores(bench, pv)
         }),
@@ -47,7 +47,7 @@ pub fn tests() -> Vec<Test> {
             must_be_trackable(bench)?;
             improved::small_capture(bench, pv)
         }),
-        Kind::Pv.asked("pv_gap_beside_stock", |bench| {
+        Kind::Pv.in_turn("pv_gap_beside_stock", |bench| {
             must_be_trackable(bench)?;
             gap_beside_stock(bench, pv)
         }),

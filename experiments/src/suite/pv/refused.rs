@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Kind::Pv.asked("pv_is_refused_clearly", refused)]
+    vec![Kind::Pv.in_turn("pv_is_refused_clearly", refused)]
 }
 
 /// It is said what it is that cannot be saved, why, and how it can all the same; nothing is left of the
