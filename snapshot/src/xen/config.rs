@@ -8,6 +8,10 @@ use serde_json::Value;
 use super::xl;
 use crate::ports::{BoxError, Cancel, DomainError};
 
+/// `xl` leaves out a domain that it cannot ask everything about, and says so of none.
+const NO_LISTING: &str = "the listing is empty; of an HVM guest xl asks the emulator (QEMU), which \
+    does not answer or has another tool to talk to";
+
 /// What kind of guest the toolstack started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -66,7 +70,7 @@ impl GuestConfig {
     /// Takes the configuration out of what `xl list -l` prints: an array of one domain.
     pub(super) fn parse(listing: &[u8]) -> Result<Self, String> {
         let listing: Value = serde_json::from_slice(listing).map_err(|error| error.to_string())?;
-        let domain = listing.get(0).ok_or("the listing is empty")?;
+        let domain = listing.get(0).ok_or(NO_LISTING)?;
         let mut json = domain
             .get("config")
             .ok_or("the listing has no configuration")?
