@@ -3,10 +3,15 @@
 use crate::workload::devices::ECHO_ADDRESS;
 use anyhow::{Context, Result};
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// Starts the service; it runs until the process ends.
+/// Starts the service, once; it runs until the process ends.
 pub fn start() -> Result<()> {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    if STARTED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let socket =
         UdpSocket::bind(ECHO_ADDRESS).with_context(|| format!("echo service on {ECHO_ADDRESS}"))?;
     thread::spawn(move || {
@@ -18,5 +23,6 @@ pub fn start() -> Result<()> {
             }
         }
     });
+    STARTED.store(true, Ordering::Relaxed);
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::dom0::spec::{GuestType, Spec};
 use crate::dom0::{echo, image, stock};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The tests of this file.
 #[must_use]
@@ -189,13 +189,17 @@ fn ballooned(bench: &Bench) -> Result<String> {
     })
 }
 
+/// A front-end of an HVM guest has reconnected by then, under emulation.
+const RECONNECTED: Duration = Duration::from_secs(20);
+
 /// Two beats apart, the devices must have moved data and no errors.
 pub(super) fn devices_go_on(guest: &Guest) -> Result<()> {
     let limit = Duration::from_secs(30);
     let first = guest.next_beat(limit)?;
     let mut last = guest.next_beat(limit)?;
     // A front-end may take a moment to reconnect.
-    for _ in 0..10 {
+    let began = Instant::now();
+    while began.elapsed() < RECONNECTED {
         let moved = |key| last.number(key) > first.number(key);
         if (guest.spec.disk.is_none() || moved("disk_ok")) && (!guest.spec.net || moved("net_back"))
         {
