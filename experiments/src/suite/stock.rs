@@ -55,6 +55,7 @@ pub(super) fn restored_is_right(
     guest.restore(&path)?;
     guest.must_run_on()?;
     guest.verify_clean()?;
+    std::fs::remove_file(&path)?;
     Ok(format!(
         "gap {:.2} s, {:.1} s in all, {} MB",
         gap.as_secs_f64(),
