@@ -34,6 +34,9 @@ pub enum Withdrawal {
     TooLate,
     /// The guest had acknowledged it, suspended while xenstored was asked, and runs on again.
     Resumed,
+    /// The hypervisor had been told to stop the guest, whose vCPUs did not all come to rest: that
+    /// was cancelled, and it runs.
+    Cancelled,
 }
 
 /// The guest's side of the handshake, and a clock.
@@ -167,6 +170,8 @@ pub(super) enum TakenBack {
     Resumed,
     /// It acknowledged it, and has been watched for long.
     Ignored,
+    /// The hypervisor was to stop it and could not; that was cancelled.
+    Cancelled,
 }
 
 impl TakenBack {
@@ -175,6 +180,10 @@ impl TakenBack {
         match self {
             Self::Unseen | Self::NotMade => "did not acknowledge the suspend request",
             Self::Resumed | Self::Ignored => "acknowledged the suspend request and did not suspend",
+            Self::Cancelled => {
+                "was to be stopped by the hypervisor, and its emulator (QEMU) did not let it come \
+                 to rest"
+            }
         }
     }
 
@@ -185,6 +194,7 @@ impl TakenBack {
             Self::NotMade => "the guest had not been asked to suspend",
             Self::Resumed => "the guest's suspension awaited and the guest resumed",
             Self::Ignored => "the guest watched until it could not suspend any more",
+            Self::Cancelled => "the guest's suspension by the hypervisor cancelled",
         }
     }
 }
@@ -193,11 +203,12 @@ impl TakenBack {
 /// suspended.
 pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainError> {
     // It was seen suspended: a resumption is due, or at least its announcement.
-    let mut due = match guest.withdraw()? {
+    let (mut due, how) = match guest.withdraw()? {
         Withdrawal::TakenBack => return Ok(TakenBack::Unseen),
         Withdrawal::NotMade => return Ok(TakenBack::NotMade),
-        Withdrawal::TooLate => false,
-        Withdrawal::Resumed => true,
+        Withdrawal::TooLate => (false, TakenBack::Resumed),
+        Withdrawal::Resumed => (true, TakenBack::Resumed),
+        Withdrawal::Cancelled => (true, TakenBack::Cancelled),
     };
     if !due {
         guest.notice(&format!(
@@ -220,7 +231,7 @@ pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainE
             Err(error) => Err(error),
         };
         match resumed {
-            Ok(true) => return Ok(TakenBack::Resumed),
+            Ok(true) => return Ok(how),
             Ok(false) => {}
             Err(error) => failed = Some(error),
         }
@@ -255,6 +266,8 @@ mod tests {
         announced: bool,
         /// xenstored takes so long to answer, and the guest is looked after meanwhile.
         store_away: Option<Duration>,
+        /// The hypervisor is to stop it, and its emulator does not let it.
+        stuck: bool,
         raise: Option<(Duration, Cancel)>,
     }
 
@@ -270,6 +283,7 @@ mod tests {
                 mute: 0,
                 announced: false,
                 store_away: None,
+                stuck: false,
                 raise: None,
             }
         }
@@ -300,6 +314,10 @@ mod tests {
                     self.resumed = true;
                     return Ok(Withdrawal::Resumed);
                 }
+            }
+            if self.stuck {
+                self.requested = false;
+                return Ok(Withdrawal::Cancelled);
             }
             if self.is(self.acknowledges) {
                 return Ok(Withdrawal::TooLate);
@@ -438,6 +456,19 @@ mod tests {
         let mut guest = Scripted::new(Some(5), Some(40));
         assert_eq!(take_back(&mut guest).expect("settled"), TakenBack::NotMade);
         assert_eq!(guest.now, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_stop_that_the_emulator_held_up_is_cancelled_and_announced() {
+        let mut guest = Scripted::new(None, Some(9000));
+        guest.stuck = true;
+        let Err(DomainError::NotSuspended(text)) = run(&mut guest, 1000 * MS) else {
+            panic!("it must be given up");
+        };
+        assert!(text.contains("emulator"), "{text}");
+        assert!(guest.announced && guest.now < 1100 * MS);
+        assert!(runs_on(&mut guest));
+        assert!(TakenBack::Cancelled.deed().contains("cancelled"));
     }
 
     #[test]
