@@ -247,13 +247,15 @@ pub trait Domain {
     /// Lets the suspended guest run on where it stands. Nothing slow: the pause window ends here.
     ///
     /// # Errors
-    /// [`DomainError`]; may be called again.
+    /// [`DomainError`]: the guest stands still; may be called again. What else goes wrong (an
+    /// emulator that does not run on) is told by `announce`.
     fn resume(&mut self) -> Result<(), DomainError>;
 
     /// Tells the host's other tools that the guest runs on. Called after `resume`; may take as long
     /// as they do.
     ///
     /// # Errors
+    /// Also of `resume`, if the guest runs but something beside it does not.
     /// [`DomainError`]; may be called again.
     fn announce(&mut self) -> Result<(), DomainError>;
 }

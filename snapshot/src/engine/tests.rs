@@ -465,6 +465,9 @@ fn fail_each(mode: Mode, writes: impl Fn() -> Vec<Vec<u64>>) -> Vec<&'static str
             assert!(outcome.is_err(), "{failed} failed unnoticed");
             assert_eq!(entries(bench.dir.path()), Vec::<PathBuf>::new(), "{failed}");
         }
+        if *failed == "resume" {
+            assert_eq!(bench.disks.let_go, 1, "resumed again with its disks held");
+        }
     }
     failures
 }

@@ -60,6 +60,8 @@ pub struct XenDomain {
     /// The pages that were found then.
     pages: Option<PageSet>,
     span: PageCount,
+    /// Why the emulator could not be woken when the guest was resumed.
+    unwoken: Option<DomainError>,
 }
 
 impl XenDomain {
@@ -144,6 +146,7 @@ impl XenDomain {
             mapped_pages: 0,
             pages: None,
             span: PageCount(0),
+            unwoken: None,
         })
     }
 
@@ -487,9 +490,10 @@ impl Domain for XenDomain {
     fn resume(&mut self) -> Result<(), DomainError> {
         // In the toolstack's order: a guest that runs finds its devices there.
         let awake = self.ops.wake(&self.guest);
-        // That must not keep the guest from running.
+        // That must not keep the guest from running, nor its disks from being let go: it fails the
+        // announcement, before which it is tried again.
         self.guest.run_on()?;
-        awake?;
+        self.unwoken = awake.err();
         // If noting fails it stays "suspended", and a running guest is left to run.
         let _ = self.keeper.tell_stop(Stop::Resumed);
         fault::point("resumed");
@@ -497,10 +501,18 @@ impl Domain for XenDomain {
     }
 
     fn announce(&mut self) -> Result<(), DomainError> {
+        // Nothing to do where it is awake, or where there is none.
+        let awake = self.ops.wake(&self.guest);
         self.guest.announce()?;
         fault::point("announced");
-        let _ = self.keeper.tell_stop(Stop::No);
-        Ok(())
+        if awake.is_ok() {
+            // Else it stays noted, for the guardian to wake the emulator.
+            let _ = self.keeper.tell_stop(Stop::No);
+        }
+        match self.unwoken.take() {
+            Some(error) => Err(error),
+            None => awake,
+        }
     }
 }
 
