@@ -20,6 +20,12 @@ use crate::xen::memory_map::QUERY;
 /// From here on the emulator has all the commands that a save needs.
 const OLDEST: Version = Version::new(2, 10);
 
+/// The memory of a display is here or above.
+const DISPLAYS: u64 = 0xf_0000;
+/// How many page numbers are asked about to see whether its memory is where it was, in the pause
+/// window too: some milliseconds at most.
+const MOST_EDGES: usize = 8 * QUERY;
+
 /// An HVM guest.
 #[derive(Default)]
 pub(super) struct Hvm {
@@ -33,8 +39,8 @@ pub(super) struct Hvm {
     stopped: bool,
     /// What stands in xenstore of its memory.
     keys: Vec<u8>,
-    /// Where its stretches of memory begin.
-    beginnings: Vec<u64>,
+    /// Where its stretches of memory begin and end.
+    edges: Vec<u64>,
 }
 
 impl Hvm {
@@ -100,6 +106,27 @@ impl Hvm {
         fault::point("emulator-saved");
         Ok(())
     }
+}
+
+/// The first and the last page of each stretch, those first that the memory of a display can be in:
+/// a balloon can leave more stretches below it than are looked at.
+fn edges(pages: &PageSet) -> Vec<u64> {
+    let (mut edges, mut low) = (vec![], vec![]);
+    for range in pages.ranges() {
+        let last = range.end - 1;
+        let list = if last >= DISPLAYS {
+            &mut edges
+        } else {
+            &mut low
+        };
+        list.push(range.start);
+        if last != range.start {
+            list.push(last);
+        }
+    }
+    edges.append(&mut low);
+    edges.truncate(MOST_EDGES);
+    edges
 }
 
 /// An emulator's failure as the engine's error.
@@ -238,16 +265,20 @@ impl GuestOps for Hvm {
     }
 
     fn found(&mut self, pages: &PageSet) {
-        let beginnings = pages.ranges().map(|range| range.start);
-        self.beginnings = beginnings.take(QUERY).collect();
+        self.edges = edges(pages);
     }
 
     /// A guest can move the memory of its display to another place, with its number of pages as it
     /// was and (up to Xen 4.18) none of them dirty: a stretch is not there any more then.
     fn map_holds(&mut self, guest: &Guest) -> Result<bool, DomainError> {
         let mut there = vec![];
-        hardware::exist(guest, &self.beginnings, &mut there)?;
-        Ok(there.iter().all(|there| *there))
+        for edges in self.edges.chunks(QUERY) {
+            hardware::exist(guest, edges, &mut there)?;
+            if there.contains(&false) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn static_data(&mut self, guest: &Guest) -> Result<Vec<Record>, DomainError> {
@@ -289,5 +320,28 @@ impl Guest {
         } else {
             Suspension::Hypervisor
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_stretch_are_looked_at_and_the_display_first() {
+        let mut pages = PageSet::new(PageCount(0x11_0000));
+        // Every second page is ballooned out.
+        for pfn in (0..0x8000).step_by(2) {
+            pages.insert(Pfn(pfn));
+        }
+        pages.insert_range(0x8000..0x9000);
+        pages.insert_range(0xf_0000..0xf_0800);
+        pages.insert_range(0xf_ffff..0xf_ffff + 1);
+        pages.insert_range(0x10_0000..0x11_0000);
+        let edges = edges(&pages);
+        let high = [0xf_0000, 0xf_07ff, 0xf_ffff, 0x10_ffff];
+        assert_eq!(edges[..4], high);
+        assert_eq!(edges[4..6], [0, 2]);
+        assert_eq!(edges.len(), MOST_EDGES);
     }
 }
