@@ -15,9 +15,10 @@ use super::guarding::Guarding;
 use super::guest::{Guest, call};
 use super::mapper::XenMapper;
 use super::open::{self, OpenError};
+use super::suspend::{self, NotYet};
 use super::throttle::Throttle;
 use super::types::{self, GuestOps};
-use super::{disks, helper, memory_map, settle, stamp, suspend};
+use super::{disks, helper, memory_map, settle, stamp};
 use crate::fault;
 use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
@@ -533,7 +534,11 @@ impl XenDomain {
         let (xen, id) = (self.guest.xen.clone(), self.guest.id);
         let (bitmap, span) = (&mut self.bitmap, self.span);
         let expected = meanwhile.expected();
+        let ops = &mut self.ops;
         let mut moment = |since| {
+            if suspend::is_long(since, expected) {
+                ops.let_others();
+            }
             if meanwhile.moment(since)
                 && let Some(bitmap) = bitmap
                 // A look that fails is one look less: the last fetch tells all.
@@ -544,7 +549,15 @@ impl XenDomain {
                 meanwhile.dirty(&dirty);
             }
         };
-        let done = suspend::suspend(&mut self.guest, timeout, cancel, expected, &mut moment);
+        let done = suspend::wait(&mut self.guest, timeout, cancel, expected, &mut moment);
+        let done = done.map_err(|not_yet| match not_yet {
+            NotYet::Failed(error) => error,
+            NotYet::GivenUp(why) => {
+                // Nobody waits for us while the guest is watched, which may take a minute.
+                self.ops.let_others();
+                suspend::give_up(&mut self.guest, why)
+            }
+        });
         fault::point("suspended");
         match done {
             // If noting fails it stays "requested", which is put right as well.

@@ -72,6 +72,8 @@ const LOOKS: u32 = 200;
 const EARLY_LOOK: Duration = Duration::from_millis(2);
 const RARE_EARLY_LOOK: Duration = Duration::from_millis(20);
 const EARLY_LOOKS: u32 = 50;
+/// To wait for less is nothing unusual.
+const LONG: Duration = Duration::from_secs(2);
 /// It may be expected from this share of the time that it is expected to take.
 const EARLY: f64 = 0.6;
 /// Longer than Linux by default tries to freeze its tasks.
@@ -85,10 +87,21 @@ pub(super) fn late() -> Duration {
 }
 
 /// Why we stop waiting.
-#[derive(Clone, Copy)]
-enum GiveUp {
+#[derive(Debug)]
+pub(super) enum GiveUp {
     Timeout(Duration),
     Signal(i32),
+    /// It cannot be seen what the guest does.
+    Blind(DomainError),
+}
+
+/// The guest has not suspended.
+#[derive(Debug)]
+pub(super) enum NotYet {
+    /// There is nothing to be taken back, or nobody to take it from.
+    Failed(DomainError),
+    /// The request stands: [`give_up`] must follow, which may take long.
+    GivenUp(GiveUp),
 }
 
 /// How long to wait for the next look, so long after the request.
@@ -99,59 +112,63 @@ fn look_after(since: Duration, expected: Duration) -> Duration {
     left.clamp(fine, early.max(fine))
 }
 
+/// A guest that has not suspended after that long takes longer than anybody thought.
+pub(super) fn is_long(since: Duration, expected: Duration) -> bool {
+    since > (expected * 4).max(LONG)
+}
+
 /// Asks the guest to suspend and waits until it has, which is expected to take `expected`;
 /// `moment` is called between two looks at it, with the time since the request.
 ///
 /// # Errors
-/// [`DomainError::NotSuspended`] after `timeout`, [`DomainError::Interrupted`] when `cancel` is
-/// raised, [`DomainError::Gone`]; the guest runs then (or is gone).
-pub fn suspend(
+/// [`NotYet`]; unless it is to be given up, the guest runs (or is gone).
+pub fn wait(
     guest: &mut impl Handshake,
     timeout: Duration,
     cancel: &Cancel,
     expected: Duration,
     moment: &mut dyn FnMut(Duration),
-) -> Result<(), DomainError> {
-    match guest.state()? {
+) -> Result<(), NotYet> {
+    match guest.state().map_err(NotYet::Failed)? {
         RunState::Running => {}
         RunState::Suspended => {
-            return Err(DomainError::Unsupported(format!(
+            return Err(NotYet::Failed(DomainError::Unsupported(format!(
                 "Domain {} was suspended by another tool in mid-save; nothing was saved",
                 guest.name()
-            )));
+            ))));
         }
-        RunState::Ended(how) => return Err(gone(guest, how)),
+        RunState::Ended(how) => return Err(NotYet::Failed(gone(guest, how))),
     }
-    guest.request()?;
+    guest.request().map_err(NotYet::Failed)?;
     loop {
         match guest.state() {
             Ok(RunState::Running) => {}
             Ok(RunState::Suspended) => return Ok(()),
-            Ok(RunState::Ended(how)) => return Err(gone(guest, how)),
-            Err(error) => {
-                // The request must not stand: nobody would wait for the guest.
-                take_back(guest)?;
-                return Err(error);
-            }
+            Ok(RunState::Ended(how)) => return Err(NotYet::Failed(gone(guest, how))),
+            // The request must not stand: nobody would wait for the guest.
+            Err(error) => return Err(NotYet::GivenUp(GiveUp::Blind(error))),
         }
         if let Some(signal) = cancel.raised() {
-            return Err(give_up(guest, GiveUp::Signal(signal)));
+            return Err(NotYet::GivenUp(GiveUp::Signal(signal)));
         }
         if guest.elapsed() >= timeout {
-            return Err(give_up(guest, GiveUp::Timeout(timeout)));
+            return Err(NotYet::GivenUp(GiveUp::Timeout(timeout)));
         }
         moment(guest.elapsed());
         guest.nap(look_after(guest.elapsed(), expected));
     }
 }
 
-fn give_up(guest: &mut impl Handshake, why: GiveUp) -> DomainError {
+/// Takes the request back ([`take_back`]). The guest runs then (or is gone): the error says so, or
+/// why that is not known.
+pub(super) fn give_up(guest: &mut impl Handshake, why: GiveUp) -> DomainError {
     let how = match take_back(guest) {
         Ok(taken_back) => taken_back.failing(),
         Err(error) => return error,
     };
     match why {
         GiveUp::Signal(signal) => DomainError::Interrupted(signal),
+        GiveUp::Blind(error) => error,
         GiveUp::Timeout(timeout) => DomainError::NotSuspended(format!(
             "Domain {} {how} within {timeout:?}; the save was cancelled and the guest runs on",
             guest.name()
@@ -363,7 +380,11 @@ mod tests {
             .raise
             .as_ref()
             .map_or_else(Cancel::new, |(_, cancel)| cancel.clone());
-        suspend(guest, timeout, &cancel, Duration::ZERO, &mut |_| {})
+        match wait(guest, timeout, &cancel, Duration::ZERO, &mut |_| {}) {
+            Ok(()) => Ok(()),
+            Err(NotYet::Failed(error)) => Err(error),
+            Err(NotYet::GivenUp(why)) => Err(give_up(guest, why)),
+        }
     }
 
     /// The guest will never be found suspended by anybody, however long one waits.
@@ -398,6 +419,21 @@ mod tests {
                 "{since:?} of {expected:?}"
             );
         }
+    }
+
+    #[test]
+    fn it_is_given_up_before_anything_is_waited_for() {
+        let mut guest = Scripted::new(Some(5), Some(9000));
+        let none = Cancel::new();
+        let given_up = wait(&mut guest, 1000 * MS, &none, Duration::ZERO, &mut |_| {});
+        assert!(matches!(given_up, Err(NotYet::GivenUp(GiveUp::Timeout(_)))));
+        assert!(guest.now < 1100 * MS && !guest.resumed);
+    }
+
+    #[test]
+    fn long_is_well_past_the_expected_time() {
+        assert!(!is_long(1900 * MS, 50 * MS) && is_long(2100 * MS, 50 * MS));
+        assert!(!is_long(7000 * MS, 2000 * MS) && is_long(8100 * MS, 2000 * MS));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::open::uuid_text;
 pub(super) use self::qmp::Version;
 
 /// How long it may take to talk to the emulator at all: another tool may be at it.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long a remedy may take to begin with, while the guest may stand still; the remedies after
 /// it have more time.
 pub(super) const FIRST_AID: Duration = Duration::from_secs(3);
@@ -91,7 +91,8 @@ impl Emulator {
         self.session_within(CONNECT)
     }
 
-    fn session_within(&self, limit: Duration) -> Result<Session, EmulatorError> {
+    /// As [`Emulator::session`], within that time.
+    pub fn session_within(&self, limit: Duration) -> Result<Session, EmulatorError> {
         let until = Instant::now() + limit;
         let lock = SocketLock::take(&self.lock, until)?;
         let left = until.saturating_duration_since(Instant::now());

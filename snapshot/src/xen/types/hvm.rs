@@ -4,6 +4,8 @@
 //! to the guest's memory, is stopped in the pause window, and its state stands behind the libxc
 //! image.
 
+use std::time::Duration;
+
 use xen_sys::state::hvm_param;
 
 use super::hardware::{self, Context};
@@ -13,7 +15,9 @@ use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 use crate::xen::config::GuestConfig;
-use crate::xen::emulator::{Emulator, EmulatorError, Session, StateFile, Version};
+use crate::xen::emulator::{
+    CONNECT, Emulator, EmulatorError, FIRST_AID, Session, StateFile, Version,
+};
 use crate::xen::guest::Guest;
 use crate::xen::memory_map::QUERY;
 
@@ -85,9 +89,24 @@ impl Hvm {
 }
 
 impl Hvm {
+    /// Takes the emulator for us alone, as soon as nobody else has it, and hands it what it needs.
+    fn begin(&mut self, guest: &Guest, limit: Duration) -> Result<(), DomainError> {
+        let session = self.emulator(guest)?.session_within(limit);
+        let begun = session.and_then(|mut session| {
+            let state = session.hand_over()?;
+            Ok((session, state))
+        });
+        self.session = Some(begun.map_err(failed(guest, "talk to the emulator (QEMU) of"))?);
+        Ok(())
+    }
+
     fn stop_and_save(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        if self.session.is_none() {
+            // Others were let at it meanwhile. The guest stands still: not for long.
+            self.begin(guest, FIRST_AID)?;
+        }
         let Some((session, state)) = &mut self.session else {
-            // The caller's mistake, told as it is.
+            // What has just been begun.
             return Err(DomainError::Call {
                 operation: "stop the emulator (QEMU) of",
                 domain: guest.name.clone(),
@@ -209,14 +228,16 @@ impl GuestOps for Hvm {
     }
 
     fn make_ready(&mut self, guest: &Guest) -> Result<(), DomainError> {
-        let begun = self.emulator(guest)?.session().and_then(|mut session| {
-            let state = session.hand_over()?;
-            Ok((session, state))
-        });
-        self.session = Some(begun.map_err(failed(guest, "talk to the emulator (QEMU) of"))?);
+        self.begin(guest, CONNECT)?;
         self.keys = emulated::keys(guest)?;
         fault::point("emulator-ready");
         Ok(())
+    }
+
+    fn let_others(&mut self) {
+        if !self.stopped {
+            self.session = None;
+        }
     }
 
     fn quiesce(&mut self, guest: &Guest) -> Result<bool, DomainError> {
