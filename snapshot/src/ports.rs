@@ -80,7 +80,7 @@ pub struct Cpu {
 ///
 /// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
-/// `make_ready`, `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
+/// `make_ready`, `lift_own_cap`, `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
 /// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` or `lift_own_cap` had been called, and
 /// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
 /// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
@@ -193,7 +193,8 @@ pub trait Domain {
     fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError>;
 
     /// Takes its own limit away for the pause, so that it is not made to wait for its turn while it
-    /// freezes and thaws; says whether it had one. Not called while throttled.
+    /// freezes and thaws; says whether it had one. Not called while throttled. A `suspend` that is
+    /// given up may put it back.
     ///
     /// # Errors
     /// [`DomainError`]; `unthrottle` is called all the same.
@@ -206,7 +207,8 @@ pub trait Domain {
     /// [`DomainError`]; may be called again.
     fn unthrottle(&mut self) -> Result<(), DomainError>;
 
-    /// Does what can be done ahead of a `suspend`, which follows at once. The guest runs.
+    /// Does what can be done ahead of a `suspend`, which follows at once, with `lift_own_cap` between
+    /// them at most. The guest runs.
     ///
     /// # Errors
     /// [`DomainError`]; nothing is held up then, nor is it when `suspend` fails.

@@ -419,6 +419,7 @@ fn whatever_fails_the_guest_is_put_right_and_no_image_appears() {
         "preamble",
         "memory_map",
         "fetch_dirty",
+        "make_ready",
         "lift_own_cap",
         "suspend",
         "final_state",

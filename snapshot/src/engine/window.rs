@@ -83,10 +83,11 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             dirty_rate: rounds.dirty_rate,
             ..Window::default()
         };
+        // Before the cap is lifted: it may have to wait for others.
+        self.guest.make_ready()?;
         let since = Instant::now();
         let uncap = self.options.lift_own_cap && self.options.mode != Mode::Plain;
         let uncapped = uncap && uncap_or_warn(&mut self.guest, &mut *self.observer)?;
-        self.guest.make_ready()?;
         let mut laps = Laps::start();
         self.guest
             .suspend(self.options.suspend_timeout, self.cancel, &mut premap)?;

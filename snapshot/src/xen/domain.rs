@@ -553,8 +553,10 @@ impl XenDomain {
         let done = done.map_err(|not_yet| match not_yet {
             NotYet::Failed(error) => error,
             NotYet::GivenUp(why) => {
-                // Nobody waits for us while the guest is watched, which may take a minute.
+                // Nobody waits for us while the guest is watched, which may take a minute; nor is
+                // it free of its own cap so long. What fails is tried again by the engine.
                 self.ops.let_others();
+                let _ = self.throttle.unthrottle(&mut self.guest, &mut self.keeper);
                 suspend::give_up(&mut self.guest, why)
             }
         });

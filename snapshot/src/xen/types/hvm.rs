@@ -212,6 +212,8 @@ impl GuestOps for Hvm {
     }
 
     fn tracking_ended(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        // One made ready for a window that never came would lock us out.
+        self.let_others();
         if !self.notes {
             return Ok(());
         }
