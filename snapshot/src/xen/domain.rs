@@ -447,6 +447,7 @@ impl Domain for XenDomain {
     }
 
     fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        self.see_to_guardian()?;
         self.throttle.lift(&mut self.guest, &mut self.keeper)
     }
 
