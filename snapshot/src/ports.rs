@@ -271,6 +271,11 @@ pub trait Meanwhile {
     /// wanted.
     fn moment(&mut self, since: Duration) -> bool;
 
+    /// Whether there is something to do in the next moment already.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
     /// The pages that are dirty by now (or a part of them).
     fn dirty(&mut self, pages: &PageSet);
 }

@@ -549,6 +549,7 @@ impl XenDomain {
                 dirty.insert_words(bitmap);
                 meanwhile.dirty(&dirty);
             }
+            meanwhile.is_busy()
         };
         let done = suspend::wait(&mut self.guest, timeout, cancel, expected, &mut moment);
         let done = done.map_err(|not_yet| match not_yet {

@@ -118,7 +118,8 @@ pub(super) fn is_long(since: Duration, expected: Duration) -> bool {
 }
 
 /// Asks the guest to suspend and waits until it has, which is expected to take `expected`;
-/// `moment` is called between two looks at it, with the time since the request.
+/// `moment` is called between two looks at it, with the time since the request, and says whether it
+/// has more to do.
 ///
 /// # Errors
 /// [`NotYet`]; unless it is to be given up, the guest runs (or is gone).
@@ -127,7 +128,7 @@ pub fn wait(
     timeout: Duration,
     cancel: &Cancel,
     expected: Duration,
-    moment: &mut dyn FnMut(Duration),
+    moment: &mut dyn FnMut(Duration) -> bool,
 ) -> Result<(), NotYet> {
     match guest.state().map_err(NotYet::Failed)? {
         RunState::Running => {}
@@ -154,8 +155,10 @@ pub fn wait(
         if guest.elapsed() >= timeout {
             return Err(NotYet::GivenUp(GiveUp::Timeout(timeout)));
         }
-        moment(guest.elapsed());
-        guest.nap(look_after(guest.elapsed(), expected));
+        let busy = moment(guest.elapsed());
+        let nap = look_after(guest.elapsed(), expected);
+        // What is done between the looks is not to be done in the window for their rarity.
+        guest.nap(if busy { nap.min(EARLY_LOOK) } else { nap });
     }
 }
 
@@ -380,7 +383,7 @@ mod tests {
             .raise
             .as_ref()
             .map_or_else(Cancel::new, |(_, cancel)| cancel.clone());
-        match wait(guest, timeout, &cancel, Duration::ZERO, &mut |_| {}) {
+        match wait(guest, timeout, &cancel, Duration::ZERO, &mut |_| false) {
             Ok(()) => Ok(()),
             Err(NotYet::Failed(error)) => Err(error),
             Err(NotYet::GivenUp(why)) => Err(give_up(guest, why)),
@@ -425,9 +428,24 @@ mod tests {
     fn it_is_given_up_before_anything_is_waited_for() {
         let mut guest = Scripted::new(Some(5), Some(9000));
         let none = Cancel::new();
-        let given_up = wait(&mut guest, 1000 * MS, &none, Duration::ZERO, &mut |_| {});
+        let given_up = wait(&mut guest, 1000 * MS, &none, Duration::ZERO, &mut |_| false);
         assert!(matches!(given_up, Err(NotYet::GivenUp(GiveUp::Timeout(_)))));
         assert!(guest.now < 1100 * MS && !guest.resumed);
+    }
+
+    #[test]
+    fn looks_are_not_rare_while_there_is_something_to_do() {
+        let moments = |busy| {
+            let (mut guest, mut moments) = (Scripted::new(Some(5), Some(500)), 0);
+            let none = Cancel::new();
+            let mut moment = |_| {
+                moments += 1;
+                busy
+            };
+            assert!(wait(&mut guest, 1000 * MS, &none, 1000 * MS, &mut moment).is_ok());
+            moments
+        };
+        assert!(moments(true) >= 250 && moments(false) <= 50);
     }
 
     #[test]
