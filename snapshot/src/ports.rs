@@ -80,7 +80,7 @@ pub struct Cpu {
 ///
 /// The engine calls in this order: `log_dirty_on`, `memory_map`, `preamble`, then any number of passes
 /// (through [`Mapper`]s) and `fetch_dirty`, some of them between `throttle` and `unthrottle`, then
-/// `make_ready`, `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
+/// `make_ready`, `lift_own_cap`, `suspend`, `quiesce`, the last `fetch_dirty`, `final_state`, `resume`, `announce`, `log_dirty_off`. On any error
 /// it calls `resume` and `announce` if `suspend` had returned `Ok`, `unthrottle` if `throttle` or `lift_own_cap` had been called, and
 /// `log_dirty_off` if `log_dirty_on` had returned `Ok`. For increments `log_dirty_continue` may stand for
 /// `log_dirty_on`, and `log_dirty_keep` for `log_dirty_off`.
@@ -193,7 +193,8 @@ pub trait Domain {
     fn throttle(&mut self, limit: CpuPercent) -> Result<(), DomainError>;
 
     /// Takes its own limit away for the pause, so that it is not made to wait for its turn while it
-    /// freezes and thaws; says whether it had one. Not called while throttled.
+    /// freezes and thaws; says whether it had one. Not called while throttled. A `suspend` that is
+    /// given up may put it back.
     ///
     /// # Errors
     /// [`DomainError`]; `unthrottle` is called all the same.
@@ -206,7 +207,8 @@ pub trait Domain {
     /// [`DomainError`]; may be called again.
     fn unthrottle(&mut self) -> Result<(), DomainError>;
 
-    /// Does what can be done ahead of a `suspend`, which follows at once. The guest runs.
+    /// Does what can be done ahead of a `suspend`, which follows at once, with `lift_own_cap` between
+    /// them at most. The guest runs.
     ///
     /// # Errors
     /// [`DomainError`]; nothing is held up then, nor is it when `suspend` fails.
@@ -247,13 +249,15 @@ pub trait Domain {
     /// Lets the suspended guest run on where it stands. Nothing slow: the pause window ends here.
     ///
     /// # Errors
-    /// [`DomainError`]; may be called again.
+    /// [`DomainError`]: the guest stands still; may be called again. What else goes wrong (an
+    /// emulator that does not run on) is told by `announce`.
     fn resume(&mut self) -> Result<(), DomainError>;
 
     /// Tells the host's other tools that the guest runs on. Called after `resume`; may take as long
     /// as they do.
     ///
     /// # Errors
+    /// Also of `resume`, if the guest runs but something beside it does not.
     /// [`DomainError`]; may be called again.
     fn announce(&mut self) -> Result<(), DomainError>;
 }
@@ -266,6 +270,11 @@ pub trait Meanwhile {
     /// A moment to do something short in, so long after the request. Whether the dirty set is
     /// wanted.
     fn moment(&mut self, since: Duration) -> bool;
+
+    /// Whether there is something to do in the next moment already.
+    fn is_busy(&self) -> bool {
+        false
+    }
 
     /// The pages that are dirty by now (or a part of them).
     fn dirty(&mut self, pages: &PageSet);

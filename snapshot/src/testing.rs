@@ -310,6 +310,14 @@ impl Domain for FakeDomain {
         Ok(())
     }
 
+    fn make_ready(&mut self) -> Result<(), DomainError> {
+        assert!(
+            !self.uncapped,
+            "free of its cap while others are waited for"
+        );
+        self.call("make_ready")
+    }
+
     fn suspend(
         &mut self,
         _: Duration,

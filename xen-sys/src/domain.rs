@@ -107,6 +107,9 @@ pub struct DomainInfo {
     pub dying: bool,
     /// Why it has shut down, if it has.
     pub shutdown: Option<ShutdownReason>,
+    /// Why it is about to, if so: some of its vCPUs have not come to rest yet (they wait for an
+    /// emulator, say). A guest can also just have announced it.
+    pub shutting_down: Option<ShutdownReason>,
     /// The toolstack has paused it (`xl pause`, a debugger).
     pub paused: bool,
     /// None of its vCPUs is runnable.
@@ -158,11 +161,15 @@ impl DomainInfo {
     /// `None` for a number that is not an ordinary domain's.
     fn from_raw(raw: &xen_domctl_getdomaininfo) -> Option<Self> {
         let has = |flag: u32| raw.flags & flag != 0;
-        let reason = (raw.flags >> XEN_DOMINF_shutdownshift) & XEN_DOMINF_shutdownmask;
+        let code = (raw.flags >> XEN_DOMINF_shutdownshift) & XEN_DOMINF_shutdownmask;
+        let reason = ShutdownReason::from_code(code as u8);
+        let has_shut_down = has(XEN_DOMINF_shutdown);
         Some(Self {
             domid: DomainId::new(raw.domain.into())?,
             dying: has(XEN_DOMINF_dying),
-            shutdown: has(XEN_DOMINF_shutdown).then(|| ShutdownReason::from_code(reason as u8)),
+            shutdown: has_shut_down.then_some(reason),
+            // Set before the flag is; all ones for none (`SHUTDOWN_CODE_INVALID` of Xen's sched.h).
+            shutting_down: (!has_shut_down && code != XEN_DOMINF_shutdownmask).then_some(reason),
             paused: has(XEN_DOMINF_paused),
             blocked: has(XEN_DOMINF_blocked),
             running: has(XEN_DOMINF_running),
@@ -273,12 +280,19 @@ mod tests {
     fn a_shutdown_reason_counts_only_with_its_flag() {
         let mut raw = raw();
         raw.flags = 2 << XEN_DOMINF_shutdownshift;
-        assert_eq!(DomainInfo::from_raw(&raw).expect("dom0").shutdown, None);
+        let info = DomainInfo::from_raw(&raw).expect("dom0");
+        assert_eq!(info.shutdown, None);
+        assert_eq!(info.shutting_down, Some(ShutdownReason::Suspend));
         raw.flags |= XEN_DOMINF_shutdown;
-        assert!(DomainInfo::from_raw(&raw).expect("dom0").is_suspended());
+        let info = DomainInfo::from_raw(&raw).expect("dom0");
+        assert!(info.is_suspended());
+        assert_eq!(info.shutting_down, None);
         raw.flags = XEN_DOMINF_shutdown | 200 << XEN_DOMINF_shutdownshift;
         let info = DomainInfo::from_raw(&raw).expect("dom0");
         assert_eq!(info.shutdown, Some(ShutdownReason::Other(200)));
+        raw.flags = XEN_DOMINF_shutdownmask << XEN_DOMINF_shutdownshift;
+        let info = DomainInfo::from_raw(&raw).expect("dom0");
+        assert_eq!((info.shutdown, info.shutting_down), (None, None));
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Xen {
 
     /// Lets a suspended domain run on. With `fast` its suspend hypercall returns 1, "cancelled":
     /// the guest goes on with its devices as they are. Without, it returns 0 and the guest
-    /// reconnects its devices as if on a new host. The store's shutdown flag is another matter:
+    /// reconnects its devices as if on a new host; of a hardware-virtualised domain that is still
+    /// shutting down (not all its vCPUs have come to rest) it ends that. The store's shutdown flag is another matter:
     /// [`crate::Store::resume_domain`]. (`xc_domain_resume` of `xenguest.h`.)
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The state of a 64-bit PV guest's vCPUs, as an `xl save` stream carries it.
 
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 
 use crate::bindings::xenctrl::{
     __guest_handle_vcpu_guest_context_t, XEN_DOMCTL_get_ext_vcpucontext, XEN_DOMCTL_get_vcpu_msrs,
@@ -10,23 +10,22 @@ use crate::bindings::xenctrl::{
 };
 use crate::control::Xen;
 use crate::domain::DomainId;
-use crate::domctl::Argument;
+use crate::domctl::{ARGUMENT, Argument};
 use crate::error::Error;
 use crate::hypercall_buffer::HypercallBuffer;
 
 // SAFETY: an integer and a pointer.
 unsafe impl Argument for xen_domctl_vcpucontext {}
-// SAFETY: integers only.
-unsafe impl Argument for xen_domctl_ext_vcpucontext {}
 // SAFETY: integers and a pointer.
 unsafe impl Argument for xen_domctl_vcpuextstate {}
 // SAFETY: integers and a pointer.
 unsafe impl Argument for xen_domctl_vcpu_msrs {}
 
 /// The registers of a vCPU and what the guest has told the hypervisor of it
-/// (`struct vcpu_guest_context` of `xen/arch-x86/xen.h`, for 64 bits).
+/// (`struct vcpu_guest_context` of `xen/arch-x86/xen.h`, for 64 bits). Held as the bytes that a stream
+/// has: as a structure it would lose what is in its padding.
 #[derive(Clone)]
-pub struct VcpuContext(Box<vcpu_guest_context>);
+pub struct VcpuContext(Vec<u8>);
 
 /// Which of the registers of `struct cpu_user_regs` (`xen/arch-x86/xen-x86_64.h`) it is: r15, r14,
 /// r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx.
@@ -42,8 +41,7 @@ impl std::fmt::Debug for VcpuContext {
 impl Default for VcpuContext {
     /// All zeros.
     fn default() -> Self {
-        // SAFETY: integers only.
-        Self(Box::new(unsafe { MaybeUninit::zeroed().assume_init() }))
+        Self(vec![0; Self::SIZE])
     }
 }
 
@@ -51,49 +49,79 @@ impl VcpuContext {
     /// How long it is in a stream.
     pub const SIZE: usize = size_of::<vcpu_guest_context>();
 
+    const RDX: usize = offset_of!(vcpu_guest_context, user_regs) + RDX * 8;
+
     /// The register that a guest which suspends itself has the frame of its start-info page in.
     #[must_use]
     pub fn rdx(&self) -> u64 {
-        let register = (&raw const self.0.user_regs).cast::<u64>();
-        // SAFETY: within the registers, which are aligned as it is.
-        unsafe { register.add(RDX).read() }
+        self.word(Self::RDX)
     }
 
     /// Changes it.
     pub fn set_rdx(&mut self, value: u64) {
-        let register = (&raw mut self.0.user_regs).cast::<u64>();
-        // SAFETY: as above.
-        unsafe { register.add(RDX).write(value) };
+        self.set_word(Self::RDX, value);
     }
 
     /// How many entries its descriptor table has.
     #[must_use]
     pub fn gdt_entries(&self) -> u64 {
-        self.0.gdt_ents
+        self.word(offset_of!(vcpu_guest_context, gdt_ents))
     }
 
     /// Changes it.
     pub fn set_gdt_entries(&mut self, entries: u64) {
-        self.0.gdt_ents = entries;
+        self.set_word(offset_of!(vcpu_guest_context, gdt_ents), entries);
     }
 
     /// The frames of its descriptor table, 512 entries in each.
-    pub fn gdt_frames(&mut self) -> &mut [u64; 16] {
-        &mut self.0.gdt_frames
+    #[must_use]
+    pub fn gdt_frames(&self) -> [u64; 16] {
+        self.words(offset_of!(vcpu_guest_context, gdt_frames))
+    }
+
+    /// Changes them.
+    pub fn set_gdt_frames(&mut self, frames: [u64; 16]) {
+        self.set_words(offset_of!(vcpu_guest_context, gdt_frames), &frames);
     }
 
     /// CR0 to CR7. CR3 is the address of the kernel's page tables, CR1 that of the user's.
-    pub fn control_registers(&mut self) -> &mut [u64; 8] {
-        &mut self.0.ctrlreg
+    #[must_use]
+    pub fn control_registers(&self) -> [u64; 8] {
+        self.words(offset_of!(vcpu_guest_context, ctrlreg))
+    }
+
+    /// Changes them.
+    pub fn set_control_registers(&mut self, registers: [u64; 8]) {
+        self.set_words(offset_of!(vcpu_guest_context, ctrlreg), &registers);
     }
 
     /// The bytes as a stream has them.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        let start = (&raw const *self.0).cast::<u8>();
-        // SAFETY: so long, and all of it initialised: it was zeroed as a whole and is only ever
-        // written field by field or by the hypervisor.
-        unsafe { std::slice::from_raw_parts(start, Self::SIZE) }
+        &self.0
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        // All are within it.
+        let bytes = self.0.get(offset..).and_then(<[u8]>::first_chunk);
+        bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn set_word(&mut self, offset: usize, value: u64) {
+        let place = self.0.get_mut(offset..);
+        if let Some(place) = place.and_then(<[u8]>::first_chunk_mut) {
+            *place = value.to_le_bytes();
+        }
+    }
+
+    fn words<const N: usize>(&self, offset: usize) -> [u64; N] {
+        std::array::from_fn(|index| self.word(offset + index * 8))
+    }
+
+    fn set_words(&mut self, offset: usize, values: &[u64]) {
+        for (index, &value) in values.iter().enumerate() {
+            self.set_word(offset + index * 8, value);
+        }
     }
 }
 
@@ -132,6 +160,8 @@ impl Xen {
         room: &mut HypercallBuffer,
     ) -> Result<VcpuContext, Error> {
         self.fit(room, VcpuContext::SIZE as u64)?;
+        // What an earlier call has left is not to stand where this one writes nothing.
+        room[..VcpuContext::SIZE.div_ceil(8)].fill(0);
         let mut argument = xen_domctl_vcpucontext {
             vcpu,
             ctxt: __guest_handle_vcpu_guest_context_t {
@@ -147,9 +177,7 @@ impl Xen {
                 &mut argument,
             )?;
         }
-        // SAFETY: so long and aligned to pages; integers only.
-        let context = unsafe { room.as_ptr().cast::<vcpu_guest_context>().read() };
-        Ok(VcpuContext(Box::new(context)))
+        Ok(VcpuContext(front(room, VcpuContext::SIZE as u64)))
     }
 
     /// What of a vCPU is not in its context: the entry points of 32-bit system calls and machine
@@ -158,24 +186,17 @@ impl Xen {
     /// # Errors
     /// [`Error::DomainCall`].
     pub fn vcpu_extended(&self, domain: DomainId, vcpu: u32) -> Result<Vec<u8>, Error> {
-        // SAFETY: integers only.
-        let mut argument: xen_domctl_ext_vcpucontext =
-            unsafe { MaybeUninit::zeroed().assume_init() };
-        argument.vcpu = vcpu;
-        let operation = "read the extended vCPU context of";
+        let mut argument = extended_of(vcpu);
         // SAFETY: this command's argument, which points to nothing.
         unsafe {
-            self.domctl(
-                operation,
+            self.domctl_bytes(
+                "read the extended vCPU context of",
                 domain,
                 XEN_DOMCTL_get_ext_vcpucontext,
                 &mut argument,
             )?;
         }
-        let length = (argument.size as usize).min(size_of_val(&argument));
-        let start = (&raw const argument).cast::<u8>();
-        // SAFETY: the argument was zeroed as a whole and written by the hypervisor.
-        Ok(unsafe { std::slice::from_raw_parts(start, length) }.to_vec())
+        Ok(extended_content(&argument).to_vec())
     }
 
     /// The extended registers of a vCPU (two u64 of feature masks, then the XSAVE area); empty if it
@@ -251,6 +272,24 @@ impl Xen {
     }
 }
 
+const _: () = assert!(size_of::<xen_domctl_ext_vcpucontext>() <= ARGUMENT);
+
+/// What asks for the extended context of a vCPU.
+fn extended_of(vcpu: u32) -> [u8; ARGUMENT] {
+    let mut argument = [0; ARGUMENT];
+    let place = offset_of!(xen_domctl_ext_vcpucontext, vcpu);
+    argument[place..place + 4].copy_from_slice(&vcpu.to_le_bytes());
+    argument
+}
+
+/// What came of it, as long as the hypervisor says that it is.
+fn extended_content(argument: &[u8; ARGUMENT]) -> &[u8] {
+    let place = offset_of!(xen_domctl_ext_vcpucontext, size);
+    let size = argument[place..].first_chunk();
+    let size = size.map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    &argument[..(size as usize).min(size_of::<xen_domctl_ext_vcpucontext>())]
+}
+
 /// The first bytes of a buffer.
 fn front(room: &HypercallBuffer, bytes: u64) -> Vec<u8> {
     let all = room.iter().flat_map(|word| word.to_le_bytes());
@@ -266,13 +305,34 @@ mod tests {
         let mut context = VcpuContext::default();
         assert_eq!(context.bytes().len(), 5168);
         context.set_rdx(0x11);
-        context.gdt_frames()[1] = 0x22;
-        context.control_registers()[3] = 0x33;
+        let mut frames = context.gdt_frames();
+        frames[1] = 0x22;
+        context.set_gdt_frames(frames);
+        let mut registers = context.control_registers();
+        registers[3] = 0x33;
+        context.set_control_registers(registers);
+        assert_eq!((context.rdx(), context.gdt_entries()), (0x11, 0));
+        assert_eq!(
+            (context.gdt_frames(), context.control_registers()),
+            (frames, registers)
+        );
         let set: Vec<_> = (0..)
             .zip(context.bytes())
             .filter(|(_, b)| **b != 0)
             .collect();
         // After 512 bytes of FPU state and the flags rdx is the 13th register; 720 + 256 · 16 + 16.
         assert_eq!(set, [(616, &0x11), (4840, &0x22), (5008, &0x33)]);
+    }
+
+    #[test]
+    fn an_extended_context_is_as_long_as_it_says_and_no_longer_than_it_can_be() {
+        let mut argument = extended_of(0x0102);
+        assert_eq!(argument[..8], [2, 1, 0, 0, 0, 0, 0, 0]);
+        assert!(extended_content(&argument).is_empty());
+        argument[4] = 40;
+        assert_eq!(extended_content(&argument), &argument[..40]);
+        argument[7] = 255;
+        let most = size_of::<xen_domctl_ext_vcpucontext>();
+        assert_eq!(extended_content(&argument).len(), most);
     }
 }

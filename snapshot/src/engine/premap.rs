@@ -192,6 +192,10 @@ impl<M: Mapper> Meanwhile for Premap<'_, M> {
         due
     }
 
+    fn is_busy(&self) -> bool {
+        !self.idle && !self.todo.is_empty()
+    }
+
     fn dirty(&mut self, pages: &PageSet) {
         self.todo.copy_from(pages);
         self.todo.subtract(&self.mapped);

@@ -419,6 +419,7 @@ fn whatever_fails_the_guest_is_put_right_and_no_image_appears() {
         "preamble",
         "memory_map",
         "fetch_dirty",
+        "make_ready",
         "lift_own_cap",
         "suspend",
         "final_state",
@@ -464,6 +465,9 @@ fn fail_each(mode: Mode, writes: impl Fn() -> Vec<Vec<u64>>) -> Vec<&'static str
         } else {
             assert!(outcome.is_err(), "{failed} failed unnoticed");
             assert_eq!(entries(bench.dir.path()), Vec::<PathBuf>::new(), "{failed}");
+        }
+        if *failed == "resume" {
+            assert_eq!(bench.disks.let_go, 1, "resumed again with its disks held");
         }
     }
     failures

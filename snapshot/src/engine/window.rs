@@ -83,10 +83,11 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             dirty_rate: rounds.dirty_rate,
             ..Window::default()
         };
+        // Before the cap is lifted: it may have to wait for others.
+        self.guest.make_ready()?;
         let since = Instant::now();
         let uncap = self.options.lift_own_cap && self.options.mode != Mode::Plain;
         let uncapped = uncap && uncap_or_warn(&mut self.guest, &mut *self.observer)?;
-        self.guest.make_ready()?;
         let mut laps = Laps::start();
         self.guest
             .suspend(self.options.suspend_timeout, self.cancel, &mut premap)?;
@@ -106,16 +107,19 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         };
         let captured = scene.capture(pages, &mut left, &mut premap);
         laps.lap();
-        self.guest.resume()?;
+        if let Err(error) = self.guest.resume() {
+            // It is tried again, and the guest is not to find its disks held then.
+            let_go(&mut *self.disks, &mut *self.observer);
+            return Err(error.into());
+        }
         window.resume_s = laps.lap();
         window.total_s = laps.total();
         window.suspended_s = window.total_s - window.suspend_s;
         // Before anything that may wait for others: the guest's I/O waits for this.
         if matches!(captured, Ok(Phase::Done(_))) {
             self.disks.resumed();
-        } else if let Err(error) = self.disks.let_go() {
-            self.observer
-                .event(&Event::Warning(&super::error::chain(&*error)));
+        } else {
+            let_go(&mut *self.disks, &mut *self.observer);
         }
         // The pages mapped for it, too, go after the resume only.
         drop(premap);
@@ -134,6 +138,13 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             }),
             Phase::Resized => Phase::Resized,
         })
+    }
+}
+
+/// The disks of a cut that is not used.
+fn let_go(disks: &mut dyn Disks, observer: &mut dyn Observer) {
+    if let Err(error) = disks.let_go() {
+        observer.event(&Event::Warning(&super::error::chain(&*error)));
     }
 }
 

@@ -15,9 +15,10 @@ use super::guarding::Guarding;
 use super::guest::{Guest, call};
 use super::mapper::XenMapper;
 use super::open::{self, OpenError};
+use super::suspend::{self, NotYet};
 use super::throttle::Throttle;
 use super::types::{self, GuestOps};
-use super::{disks, helper, memory_map, settle, stamp, suspend};
+use super::{disks, helper, memory_map, settle, stamp};
 use crate::fault;
 use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
@@ -60,6 +61,8 @@ pub struct XenDomain {
     /// The pages that were found then.
     pages: Option<PageSet>,
     span: PageCount,
+    /// Why the emulator could not be woken when the guest was resumed.
+    unwoken: Option<DomainError>,
 }
 
 impl XenDomain {
@@ -144,6 +147,7 @@ impl XenDomain {
             mapped_pages: 0,
             pages: None,
             span: PageCount(0),
+            unwoken: None,
         })
     }
 
@@ -443,6 +447,7 @@ impl Domain for XenDomain {
     }
 
     fn lift_own_cap(&mut self) -> Result<bool, DomainError> {
+        self.see_to_guardian()?;
         self.throttle.lift(&mut self.guest, &mut self.keeper)
     }
 
@@ -487,9 +492,10 @@ impl Domain for XenDomain {
     fn resume(&mut self) -> Result<(), DomainError> {
         // In the toolstack's order: a guest that runs finds its devices there.
         let awake = self.ops.wake(&self.guest);
-        // That must not keep the guest from running.
+        // That must not keep the guest from running, nor its disks from being let go: it fails the
+        // announcement, before which it is tried again.
         self.guest.run_on()?;
-        awake?;
+        self.unwoken = awake.err();
         // If noting fails it stays "suspended", and a running guest is left to run.
         let _ = self.keeper.tell_stop(Stop::Resumed);
         fault::point("resumed");
@@ -497,10 +503,18 @@ impl Domain for XenDomain {
     }
 
     fn announce(&mut self) -> Result<(), DomainError> {
+        // Nothing to do where it is awake, or where there is none.
+        let awake = self.ops.wake(&self.guest);
         self.guest.announce()?;
         fault::point("announced");
-        let _ = self.keeper.tell_stop(Stop::No);
-        Ok(())
+        if awake.is_ok() {
+            // Else it stays noted, for the guardian to wake the emulator.
+            let _ = self.keeper.tell_stop(Stop::No);
+        }
+        match self.unwoken.take() {
+            Some(error) => Err(error),
+            None => awake,
+        }
     }
 }
 
@@ -521,7 +535,11 @@ impl XenDomain {
         let (xen, id) = (self.guest.xen.clone(), self.guest.id);
         let (bitmap, span) = (&mut self.bitmap, self.span);
         let expected = meanwhile.expected();
+        let ops = &mut self.ops;
         let mut moment = |since| {
+            if suspend::is_long(since, expected) {
+                ops.let_others();
+            }
             if meanwhile.moment(since)
                 && let Some(bitmap) = bitmap
                 // A look that fails is one look less: the last fetch tells all.
@@ -531,8 +549,19 @@ impl XenDomain {
                 dirty.insert_words(bitmap);
                 meanwhile.dirty(&dirty);
             }
+            meanwhile.is_busy()
         };
-        let done = suspend::suspend(&mut self.guest, timeout, cancel, expected, &mut moment);
+        let done = suspend::wait(&mut self.guest, timeout, cancel, expected, &mut moment);
+        let done = done.map_err(|not_yet| match not_yet {
+            NotYet::Failed(error) => error,
+            NotYet::GivenUp(why) => {
+                // Nobody waits for us while the guest is watched, which may take a minute; nor is
+                // it free of its own cap so long. What fails is tried again by the engine.
+                self.ops.let_others();
+                let _ = self.throttle.unthrottle(&mut self.guest, &mut self.keeper);
+                suspend::give_up(&mut self.guest, why)
+            }
+        });
         fault::point("suspended");
         match done {
             // If noting fails it stays "requested", which is put right as well.

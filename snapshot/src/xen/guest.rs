@@ -15,7 +15,8 @@ use crate::ports::DomainError;
 const REQUEST: &str = "suspend";
 /// Name of our watch.
 const WATCH: &str = "livesave";
-/// A guest that the hypervisor was told to stop has stopped by then.
+/// A guest that the hypervisor was told to stop has usually stopped by then. A vCPU that waits for
+/// the emulator stops only when that has answered.
 const SHUTDOWN_TAKES: Duration = Duration::from_secs(2);
 /// How often the guest is looked at while xenstored is asked to take a request back.
 const WITHDRAW_LOOK: Duration = Duration::from_millis(1);
@@ -83,6 +84,11 @@ pub(super) fn run_state(info: Option<&DomainInfo>) -> RunState {
         Some(ShutdownReason::Reboot) => RunState::Ended("rebooted"),
         Some(_) => RunState::Ended("shut down"),
     }
+}
+
+/// Whether it is suspended, or is going to be as soon as all its vCPUs have come to rest.
+fn stops_to_suspend(info: &DomainInfo) -> bool {
+    info.shutdown.or(info.shutting_down) == Some(ShutdownReason::Suspend)
 }
 
 /// A failed call on a domain as the engine's error.
@@ -262,22 +268,36 @@ impl Guest {
 
     /// Whether it is a guest that only the hypervisor can suspend.
     fn is_stopped_by_hypervisor(&self) -> bool {
+        if self.suspension == Suspension::Hypervisor {
+            return true;
+        }
         let emulated = self.info().is_ok_and(|info| info.hvm && !info.is_pvh());
         emulated && matches!(self.suspension(), Ok(Suspension::Hypervisor))
     }
 
-    /// Waits for a guest that the hypervisor may have been told to stop, and lets it run on.
-    fn resume_if_it_stops(&self) -> bool {
+    /// Waits for a guest that the hypervisor may have been told to stop, and lets it run on; if it
+    /// does not come to rest, its stopping is cancelled. `None` if it was not about to stop.
+    fn undo_stop(&self) -> Result<Option<Withdrawal>, DomainError> {
         let began = Instant::now();
         loop {
             if resume_if_suspended(&self.xen, self.id) {
-                return true;
+                return Ok(Some(Withdrawal::Resumed));
             }
             if began.elapsed() > SHUTDOWN_TAKES {
-                return false;
+                break;
             }
             thread::sleep(WITHDRAW_LOOK);
         }
+        if !stops_to_suspend(&self.info()?) {
+            return Ok(None);
+        }
+        // Left so, it would suspend whenever its emulator answers, and nobody would resume it. A
+        // plain resumption (no answer to a suspend call: it has made none) ends a stop on its way.
+        call("cancel-shutdown", self.id, || {
+            self.xen.domain_resume(self.id, false)
+        })
+        .map_err(|error| self.failed("cancel the suspension of", error))?;
+        Ok(Some(Withdrawal::Cancelled))
     }
 }
 
@@ -358,9 +378,9 @@ impl Handshake for Guest {
         let answer = answer.map_err(|error| self.failed("take back the suspend request to", error));
         if matches!(answer, Ok(Withdrawal::NotMade))
             && self.is_stopped_by_hypervisor()
-            && self.resume_if_it_stops()
+            && let Some(undone) = self.undo_stop()?
         {
-            return Ok(Withdrawal::Resumed);
+            return Ok(undone);
         }
         self.asked &= !matches!(answer, Ok(Withdrawal::TakenBack | Withdrawal::NotMade));
         answer

@@ -34,6 +34,9 @@ pub enum Withdrawal {
     TooLate,
     /// The guest had acknowledged it, suspended while xenstored was asked, and runs on again.
     Resumed,
+    /// The hypervisor had been told to stop the guest, whose vCPUs did not all come to rest: that
+    /// was cancelled, and it runs.
+    Cancelled,
 }
 
 /// The guest's side of the handshake, and a clock.
@@ -69,6 +72,8 @@ const LOOKS: u32 = 200;
 const EARLY_LOOK: Duration = Duration::from_millis(2);
 const RARE_EARLY_LOOK: Duration = Duration::from_millis(20);
 const EARLY_LOOKS: u32 = 50;
+/// To wait for less is nothing unusual.
+const LONG: Duration = Duration::from_secs(2);
 /// It may be expected from this share of the time that it is expected to take.
 const EARLY: f64 = 0.6;
 /// Longer than Linux by default tries to freeze its tasks.
@@ -82,10 +87,21 @@ pub(super) fn late() -> Duration {
 }
 
 /// Why we stop waiting.
-#[derive(Clone, Copy)]
-enum GiveUp {
+#[derive(Debug)]
+pub(super) enum GiveUp {
     Timeout(Duration),
     Signal(i32),
+    /// It cannot be seen what the guest does.
+    Blind(DomainError),
+}
+
+/// The guest has not suspended.
+#[derive(Debug)]
+pub(super) enum NotYet {
+    /// There is nothing to be taken back, or nobody to take it from.
+    Failed(DomainError),
+    /// The request stands: [`give_up`] must follow, which may take long.
+    GivenUp(GiveUp),
 }
 
 /// How long to wait for the next look, so long after the request.
@@ -96,59 +112,66 @@ fn look_after(since: Duration, expected: Duration) -> Duration {
     left.clamp(fine, early.max(fine))
 }
 
+/// A guest that has not suspended after that long takes longer than anybody thought.
+pub(super) fn is_long(since: Duration, expected: Duration) -> bool {
+    since > (expected * 4).max(LONG)
+}
+
 /// Asks the guest to suspend and waits until it has, which is expected to take `expected`;
-/// `moment` is called between two looks at it, with the time since the request.
+/// `moment` is called between two looks at it, with the time since the request, and says whether it
+/// has more to do.
 ///
 /// # Errors
-/// [`DomainError::NotSuspended`] after `timeout`, [`DomainError::Interrupted`] when `cancel` is
-/// raised, [`DomainError::Gone`]; the guest runs then (or is gone).
-pub fn suspend(
+/// [`NotYet`]; unless it is to be given up, the guest runs (or is gone).
+pub fn wait(
     guest: &mut impl Handshake,
     timeout: Duration,
     cancel: &Cancel,
     expected: Duration,
-    moment: &mut dyn FnMut(Duration),
-) -> Result<(), DomainError> {
-    match guest.state()? {
+    moment: &mut dyn FnMut(Duration) -> bool,
+) -> Result<(), NotYet> {
+    match guest.state().map_err(NotYet::Failed)? {
         RunState::Running => {}
         RunState::Suspended => {
-            return Err(DomainError::Unsupported(format!(
+            return Err(NotYet::Failed(DomainError::Unsupported(format!(
                 "Domain {} was suspended by another tool in mid-save; nothing was saved",
                 guest.name()
-            )));
+            ))));
         }
-        RunState::Ended(how) => return Err(gone(guest, how)),
+        RunState::Ended(how) => return Err(NotYet::Failed(gone(guest, how))),
     }
-    guest.request()?;
+    guest.request().map_err(NotYet::Failed)?;
     loop {
         match guest.state() {
             Ok(RunState::Running) => {}
             Ok(RunState::Suspended) => return Ok(()),
-            Ok(RunState::Ended(how)) => return Err(gone(guest, how)),
-            Err(error) => {
-                // The request must not stand: nobody would wait for the guest.
-                take_back(guest)?;
-                return Err(error);
-            }
+            Ok(RunState::Ended(how)) => return Err(NotYet::Failed(gone(guest, how))),
+            // The request must not stand: nobody would wait for the guest.
+            Err(error) => return Err(NotYet::GivenUp(GiveUp::Blind(error))),
         }
         if let Some(signal) = cancel.raised() {
-            return Err(give_up(guest, GiveUp::Signal(signal)));
+            return Err(NotYet::GivenUp(GiveUp::Signal(signal)));
         }
         if guest.elapsed() >= timeout {
-            return Err(give_up(guest, GiveUp::Timeout(timeout)));
+            return Err(NotYet::GivenUp(GiveUp::Timeout(timeout)));
         }
-        moment(guest.elapsed());
-        guest.nap(look_after(guest.elapsed(), expected));
+        let busy = moment(guest.elapsed());
+        let nap = look_after(guest.elapsed(), expected);
+        // What is done between the looks is not to be done in the window for their rarity.
+        guest.nap(if busy { nap.min(EARLY_LOOK) } else { nap });
     }
 }
 
-fn give_up(guest: &mut impl Handshake, why: GiveUp) -> DomainError {
+/// Takes the request back ([`take_back`]). The guest runs then (or is gone): the error says so, or
+/// why that is not known.
+pub(super) fn give_up(guest: &mut impl Handshake, why: GiveUp) -> DomainError {
     let how = match take_back(guest) {
         Ok(taken_back) => taken_back.failing(),
         Err(error) => return error,
     };
     match why {
         GiveUp::Signal(signal) => DomainError::Interrupted(signal),
+        GiveUp::Blind(error) => error,
         GiveUp::Timeout(timeout) => DomainError::NotSuspended(format!(
             "Domain {} {how} within {timeout:?}; the save was cancelled and the guest runs on",
             guest.name()
@@ -167,6 +190,8 @@ pub(super) enum TakenBack {
     Resumed,
     /// It acknowledged it, and has been watched for long.
     Ignored,
+    /// The hypervisor was to stop it and could not; that was cancelled.
+    Cancelled,
 }
 
 impl TakenBack {
@@ -175,6 +200,10 @@ impl TakenBack {
         match self {
             Self::Unseen | Self::NotMade => "did not acknowledge the suspend request",
             Self::Resumed | Self::Ignored => "acknowledged the suspend request and did not suspend",
+            Self::Cancelled => {
+                "was to be stopped by the hypervisor, and its emulator (QEMU) did not let it come \
+                 to rest"
+            }
         }
     }
 
@@ -185,6 +214,7 @@ impl TakenBack {
             Self::NotMade => "the guest had not been asked to suspend",
             Self::Resumed => "the guest's suspension awaited and the guest resumed",
             Self::Ignored => "the guest watched until it could not suspend any more",
+            Self::Cancelled => "the guest's suspension by the hypervisor cancelled",
         }
     }
 }
@@ -193,11 +223,12 @@ impl TakenBack {
 /// suspended.
 pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainError> {
     // It was seen suspended: a resumption is due, or at least its announcement.
-    let mut due = match guest.withdraw()? {
+    let (mut due, how) = match guest.withdraw()? {
         Withdrawal::TakenBack => return Ok(TakenBack::Unseen),
         Withdrawal::NotMade => return Ok(TakenBack::NotMade),
-        Withdrawal::TooLate => false,
-        Withdrawal::Resumed => true,
+        Withdrawal::TooLate => (false, TakenBack::Resumed),
+        Withdrawal::Resumed => (true, TakenBack::Resumed),
+        Withdrawal::Cancelled => (true, TakenBack::Cancelled),
     };
     if !due {
         guest.notice(&format!(
@@ -220,7 +251,7 @@ pub(super) fn take_back(guest: &mut impl Handshake) -> Result<TakenBack, DomainE
             Err(error) => Err(error),
         };
         match resumed {
-            Ok(true) => return Ok(TakenBack::Resumed),
+            Ok(true) => return Ok(how),
             Ok(false) => {}
             Err(error) => failed = Some(error),
         }
@@ -255,6 +286,8 @@ mod tests {
         announced: bool,
         /// xenstored takes so long to answer, and the guest is looked after meanwhile.
         store_away: Option<Duration>,
+        /// The hypervisor is to stop it, and its emulator does not let it.
+        stuck: bool,
         raise: Option<(Duration, Cancel)>,
     }
 
@@ -270,6 +303,7 @@ mod tests {
                 mute: 0,
                 announced: false,
                 store_away: None,
+                stuck: false,
                 raise: None,
             }
         }
@@ -300,6 +334,10 @@ mod tests {
                     self.resumed = true;
                     return Ok(Withdrawal::Resumed);
                 }
+            }
+            if self.stuck {
+                self.requested = false;
+                return Ok(Withdrawal::Cancelled);
             }
             if self.is(self.acknowledges) {
                 return Ok(Withdrawal::TooLate);
@@ -345,7 +383,11 @@ mod tests {
             .raise
             .as_ref()
             .map_or_else(Cancel::new, |(_, cancel)| cancel.clone());
-        suspend(guest, timeout, &cancel, Duration::ZERO, &mut |_| {})
+        match wait(guest, timeout, &cancel, Duration::ZERO, &mut |_| false) {
+            Ok(()) => Ok(()),
+            Err(NotYet::Failed(error)) => Err(error),
+            Err(NotYet::GivenUp(why)) => Err(give_up(guest, why)),
+        }
     }
 
     /// The guest will never be found suspended by anybody, however long one waits.
@@ -380,6 +422,36 @@ mod tests {
                 "{since:?} of {expected:?}"
             );
         }
+    }
+
+    #[test]
+    fn it_is_given_up_before_anything_is_waited_for() {
+        let mut guest = Scripted::new(Some(5), Some(9000));
+        let none = Cancel::new();
+        let given_up = wait(&mut guest, 1000 * MS, &none, Duration::ZERO, &mut |_| false);
+        assert!(matches!(given_up, Err(NotYet::GivenUp(GiveUp::Timeout(_)))));
+        assert!(guest.now < 1100 * MS && !guest.resumed);
+    }
+
+    #[test]
+    fn looks_are_not_rare_while_there_is_something_to_do() {
+        let moments = |busy| {
+            let (mut guest, mut moments) = (Scripted::new(Some(5), Some(500)), 0);
+            let none = Cancel::new();
+            let mut moment = |_| {
+                moments += 1;
+                busy
+            };
+            assert!(wait(&mut guest, 1000 * MS, &none, 1000 * MS, &mut moment).is_ok());
+            moments
+        };
+        assert!(moments(true) >= 250 && moments(false) <= 50);
+    }
+
+    #[test]
+    fn long_is_well_past_the_expected_time() {
+        assert!(!is_long(1900 * MS, 50 * MS) && is_long(2100 * MS, 50 * MS));
+        assert!(!is_long(7000 * MS, 2000 * MS) && is_long(8100 * MS, 2000 * MS));
     }
 
     #[test]
@@ -438,6 +510,19 @@ mod tests {
         let mut guest = Scripted::new(Some(5), Some(40));
         assert_eq!(take_back(&mut guest).expect("settled"), TakenBack::NotMade);
         assert_eq!(guest.now, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_stop_that_the_emulator_held_up_is_cancelled_and_announced() {
+        let mut guest = Scripted::new(None, Some(9000));
+        guest.stuck = true;
+        let Err(DomainError::NotSuspended(text)) = run(&mut guest, 1000 * MS) else {
+            panic!("it must be given up");
+        };
+        assert!(text.contains("emulator"), "{text}");
+        assert!(guest.announced && guest.now < 1100 * MS);
+        assert!(runs_on(&mut guest));
+        assert!(TakenBack::Cancelled.deed().contains("cancelled"));
     }
 
     #[test]

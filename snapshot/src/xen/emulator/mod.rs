@@ -31,7 +31,7 @@ use super::open::uuid_text;
 pub(super) use self::qmp::Version;
 
 /// How long it may take to talk to the emulator at all: another tool may be at it.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long a remedy may take to begin with, while the guest may stand still; the remedies after
 /// it have more time.
 pub(super) const FIRST_AID: Duration = Duration::from_secs(3);
@@ -91,18 +91,33 @@ impl Emulator {
         self.session_within(CONNECT)
     }
 
-    fn session_within(&self, limit: Duration) -> Result<Session, EmulatorError> {
+    /// As [`Emulator::session`], within that time.
+    pub fn session_within(&self, limit: Duration) -> Result<Session, EmulatorError> {
         let until = Instant::now() + limit;
         let lock = SocketLock::take(&self.lock, until)?;
-        let left = until.saturating_duration_since(Instant::now());
         // At least a moment: the lock may have taken all of it.
-        let qmp = Qmp::connect(&self.socket, left.max(limit / 4))?;
-        Ok(Session { qmp, _lock: lock })
+        let until = until.max(Instant::now() + limit / 4);
+        let qmp = Qmp::connect(&self.socket, until)?;
+        Ok(Session {
+            qmp,
+            until: None,
+            _lock: lock,
+        })
     }
 
-    /// Lets it run on if it is stopped; says whether it was. For those who do not know.
-    pub fn run_on(&self, limit: Duration) -> Result<bool, EmulatorError> {
+    /// As [`Emulator::session_within`], with all that is said in it within that time, and a moment
+    /// where the lock has taken most of it.
+    fn conversation_within(&self, limit: Duration) -> Result<Session, EmulatorError> {
+        let until = Instant::now() + limit;
         let mut session = self.session_within(limit)?;
+        session.until = Some(until.max(Instant::now() + limit / 4));
+        Ok(session)
+    }
+
+    /// Lets it run on if it is stopped; says whether it was. For those who do not know. Takes little
+    /// longer than that, whatever the emulator does.
+    pub fn run_on(&self, limit: Duration) -> Result<bool, EmulatorError> {
+        let mut session = self.conversation_within(limit)?;
         if session.runs()? {
             return Ok(false);
         }
@@ -110,9 +125,10 @@ impl Emulator {
         Ok(true)
     }
 
-    /// Ends its noting of writes, on or not. For those who do not know.
+    /// Ends its noting of writes, on or not. For those who do not know. Takes little longer than
+    /// that, whatever the emulator does.
     pub fn forget_writes(&self, limit: Duration) -> Result<(), EmulatorError> {
-        let mut session = self.session_within(limit)?;
+        let mut session = self.conversation_within(limit)?;
         if session.can_note_writes() {
             session.note_no_writes()?;
         }
@@ -125,6 +141,8 @@ impl Emulator {
 pub(super) struct Session {
     // Dropped first: the lock is free when the socket is.
     qmp: Qmp,
+    /// Nothing is waited for beyond this.
+    until: Option<Instant>,
     _lock: SocketLock,
 }
 
@@ -210,6 +228,10 @@ impl Session {
         arguments: &Value,
         limit: Duration,
     ) -> Result<Value, QmpError> {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        let limit = left.map_or(limit, |left| left.min(limit));
         self.qmp.execute(command, arguments, None, limit)
     }
 }

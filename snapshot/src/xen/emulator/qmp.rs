@@ -104,9 +104,9 @@ pub(super) struct Qmp {
 }
 
 impl Qmp {
-    /// Connects and gets through the greeting, within the limit.
-    pub fn connect(path: &Path, limit: Duration) -> Result<Self, QmpError> {
-        let until = Instant::now() + limit;
+    /// Connects and gets through the greeting, until then.
+    pub fn connect(path: &Path, until: Instant) -> Result<Self, QmpError> {
+        let left = || until.saturating_duration_since(Instant::now());
         let stream = open(path, until).map_err(|source| QmpError::Connect {
             path: path.to_owned(),
             source,
@@ -119,7 +119,7 @@ impl Qmp {
         };
         let wait = Wait {
             command: "a greeting",
-            limit,
+            limit: left(),
             until,
         };
         let greeting = qmp.message(&wait)?;
@@ -131,7 +131,7 @@ impl Qmp {
             return Err(wait.junk("there is no version in it"));
         };
         qmp.version = Version::new(major, minor);
-        qmp.execute(Command::CAPABILITIES, &Value::Null, None, limit)?;
+        qmp.execute(Command::CAPABILITIES, &Value::Null, None, left())?;
         Ok(qmp)
     }
 

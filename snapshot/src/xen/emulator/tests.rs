@@ -178,13 +178,13 @@ fn a_window_is_stop_save_and_run_on() {
 #[test]
 fn what_is_off_is_never_switched_off() {
     let played = Played::good();
-    played.emulator.forget_writes(SHORT).expect("ended");
+    played.emulator.forget_writes(ANSWER).expect("ended");
     let mut session = played.emulator.session().expect("connected");
     session.note_writes().expect("on");
     assert!(played.seen().noting);
     session.note_no_writes().expect("off");
     drop(session);
-    played.emulator.forget_writes(SHORT).expect("ended");
+    played.emulator.forget_writes(ANSWER).expect("ended");
     assert!(!played.seen().noting && !played.seen().aborted);
 }
 
@@ -192,21 +192,21 @@ fn what_is_off_is_never_switched_off() {
 fn one_that_cannot_be_switched_twice_is_left_alone() {
     let greeting = r#"{"QMP": {"version": {"qemu": {"major": 6, "minor": 2}}}}"#;
     let played = Played::start(greeting, Manner::Good);
-    played.emulator.forget_writes(SHORT).expect("left alone");
+    played.emulator.forget_writes(ANSWER).expect("left alone");
     assert_eq!(played.seen().commands, ["qmp_capabilities"]);
 }
 
 #[test]
 fn a_stopped_one_is_let_run_and_a_running_one_left() {
     let played = Played::good();
-    assert!(!played.emulator.run_on(SHORT).expect("asked"));
+    assert!(!played.emulator.run_on(ANSWER).expect("asked"));
     played
         .emulator
         .session()
         .expect("connected")
         .stop()
         .expect("stopped");
-    assert!(played.emulator.run_on(SHORT).expect("asked"));
+    assert!(played.emulator.run_on(ANSWER).expect("asked"));
     assert!(played.seen().running);
     assert_eq!(
         played
@@ -244,6 +244,22 @@ fn a_client_without_the_lock_is_waited_for_no_longer_than_allowed() {
         matches!(error, EmulatorError::Qmp(QmpError::Silent { .. })),
         "{error}"
     );
+}
+
+/// Whatever it does not answer, a remedy has an end.
+#[test]
+fn a_remedy_takes_no_longer_than_allowed() {
+    for at in ["qmp_capabilities", "query-status", "cont"] {
+        let played = Played::start(GREETING, Manner::Hangs(at));
+        played.seen().running = false;
+        let began = Instant::now();
+        assert!(played.emulator.run_on(SHORT).is_err(), "{at}");
+        assert!(began.elapsed() < ANSWER / 2, "{at}");
+    }
+    let played = Played::start(GREETING, Manner::Hangs("xen-set-global-dirty-log"));
+    let began = Instant::now();
+    assert!(played.emulator.forget_writes(SHORT).is_err());
+    assert!(began.elapsed() < ANSWER / 2);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! to the guest's memory, is stopped in the pause window, and its state stands behind the libxc
 //! image.
 
+use std::time::Duration;
+
 use xen_sys::state::hvm_param;
 
 use super::hardware::{self, Context};
@@ -13,12 +15,20 @@ use crate::page_set::PageSet;
 use crate::ports::DomainError;
 use crate::units::{PageCount, Pfn};
 use crate::xen::config::GuestConfig;
-use crate::xen::emulator::{Emulator, EmulatorError, Session, StateFile, Version};
+use crate::xen::emulator::{
+    CONNECT, Emulator, EmulatorError, FIRST_AID, Session, StateFile, Version,
+};
 use crate::xen::guest::Guest;
 use crate::xen::memory_map::QUERY;
 
 /// From here on the emulator has all the commands that a save needs.
 const OLDEST: Version = Version::new(2, 10);
+
+/// The memory of a display is here or above.
+const DISPLAYS: u64 = 0xf_0000;
+/// How many page numbers are asked about to see whether its memory is where it was, in the pause
+/// window too: some milliseconds at most.
+const MOST_EDGES: usize = 8 * QUERY;
 
 /// An HVM guest.
 #[derive(Default)]
@@ -33,8 +43,8 @@ pub(super) struct Hvm {
     stopped: bool,
     /// What stands in xenstore of its memory.
     keys: Vec<u8>,
-    /// Where its stretches of memory begin.
-    beginnings: Vec<u64>,
+    /// Where its stretches of memory begin and end.
+    edges: Vec<u64>,
 }
 
 impl Hvm {
@@ -79,9 +89,24 @@ impl Hvm {
 }
 
 impl Hvm {
+    /// Takes the emulator for us alone, as soon as nobody else has it, and hands it what it needs.
+    fn begin(&mut self, guest: &Guest, limit: Duration) -> Result<(), DomainError> {
+        let session = self.emulator(guest)?.session_within(limit);
+        let begun = session.and_then(|mut session| {
+            let state = session.hand_over()?;
+            Ok((session, state))
+        });
+        self.session = Some(begun.map_err(failed(guest, "talk to the emulator (QEMU) of"))?);
+        Ok(())
+    }
+
     fn stop_and_save(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        if self.session.is_none() {
+            // Others were let at it meanwhile. The guest stands still: not for long.
+            self.begin(guest, FIRST_AID)?;
+        }
         let Some((session, state)) = &mut self.session else {
-            // The caller's mistake, told as it is.
+            // What has just been begun.
             return Err(DomainError::Call {
                 operation: "stop the emulator (QEMU) of",
                 domain: guest.name.clone(),
@@ -100,6 +125,27 @@ impl Hvm {
         fault::point("emulator-saved");
         Ok(())
     }
+}
+
+/// The first and the last page of each stretch, those first that the memory of a display can be in:
+/// a balloon can leave more stretches below it than are looked at.
+fn edges(pages: &PageSet) -> Vec<u64> {
+    let (mut edges, mut low) = (vec![], vec![]);
+    for range in pages.ranges() {
+        let last = range.end - 1;
+        let list = if last >= DISPLAYS {
+            &mut edges
+        } else {
+            &mut low
+        };
+        list.push(range.start);
+        if last != range.start {
+            list.push(last);
+        }
+    }
+    edges.append(&mut low);
+    edges.truncate(MOST_EDGES);
+    edges
 }
 
 /// An emulator's failure as the engine's error.
@@ -166,6 +212,8 @@ impl GuestOps for Hvm {
     }
 
     fn tracking_ended(&mut self, guest: &Guest) -> Result<(), DomainError> {
+        // One made ready for a window that never came would lock us out.
+        self.let_others();
         if !self.notes {
             return Ok(());
         }
@@ -182,14 +230,16 @@ impl GuestOps for Hvm {
     }
 
     fn make_ready(&mut self, guest: &Guest) -> Result<(), DomainError> {
-        let begun = self.emulator(guest)?.session().and_then(|mut session| {
-            let state = session.hand_over()?;
-            Ok((session, state))
-        });
-        self.session = Some(begun.map_err(failed(guest, "talk to the emulator (QEMU) of"))?);
+        self.begin(guest, CONNECT)?;
         self.keys = emulated::keys(guest)?;
         fault::point("emulator-ready");
         Ok(())
+    }
+
+    fn let_others(&mut self) {
+        if !self.stopped {
+            self.session = None;
+        }
     }
 
     fn quiesce(&mut self, guest: &Guest) -> Result<bool, DomainError> {
@@ -238,16 +288,20 @@ impl GuestOps for Hvm {
     }
 
     fn found(&mut self, pages: &PageSet) {
-        let beginnings = pages.ranges().map(|range| range.start);
-        self.beginnings = beginnings.take(QUERY).collect();
+        self.edges = edges(pages);
     }
 
     /// A guest can move the memory of its display to another place, with its number of pages as it
     /// was and (up to Xen 4.18) none of them dirty: a stretch is not there any more then.
     fn map_holds(&mut self, guest: &Guest) -> Result<bool, DomainError> {
         let mut there = vec![];
-        hardware::exist(guest, &self.beginnings, &mut there)?;
-        Ok(there.iter().all(|there| *there))
+        for edges in self.edges.chunks(QUERY) {
+            hardware::exist(guest, edges, &mut there)?;
+            if there.contains(&false) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn static_data(&mut self, guest: &Guest) -> Result<Vec<Record>, DomainError> {
@@ -289,5 +343,28 @@ impl Guest {
         } else {
             Suspension::Hypervisor
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_stretch_are_looked_at_and_the_display_first() {
+        let mut pages = PageSet::new(PageCount(0x11_0000));
+        // Every second page is ballooned out.
+        for pfn in (0..0x8000).step_by(2) {
+            pages.insert(Pfn(pfn));
+        }
+        pages.insert_range(0x8000..0x9000);
+        pages.insert_range(0xf_0000..0xf_0800);
+        pages.insert_range(0xf_ffff..0xf_ffff + 1);
+        pages.insert_range(0x10_0000..0x11_0000);
+        let edges = edges(&pages);
+        let high = [0xf_0000, 0xf_07ff, 0xf_ffff, 0x10_ffff];
+        assert_eq!(edges[..4], high);
+        assert_eq!(edges[4..6], [0, 2]);
+        assert_eq!(edges.len(), MOST_EDGES);
     }
 }

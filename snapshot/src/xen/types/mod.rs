@@ -92,6 +92,10 @@ pub(super) trait GuestOps: Send {
         Ok(())
     }
 
+    /// Lets go of what `make_ready` holds against others: the guest is not going to suspend soon, if
+    /// at all. `quiesce` may follow, and takes it anew.
+    fn let_others(&mut self) {}
+
     /// Stops whoever writes to the suspended guest's memory beside it, and takes its state; whether
     /// there is any. In the pause window, before the last dirty pages are fetched.
     ///

@@ -61,14 +61,20 @@ pub fn find(anchor: &Anchor, limit: u64, memory: &mut Memory<'_>) -> Result<Leav
         return Err("it does not say how much memory it has");
     }
     let leaves = if anchor.list_root != 0 {
-        list(anchor, memory)?
+        list(anchor, limit, memory)?
     } else {
-        tree(anchor, memory)?
+        tree(anchor, limit, memory)?
     };
-    if leaves.pages > limit {
+    within(limit, leaves.pages)?;
+    Ok(leaves)
+}
+
+/// Asked as soon as the number of pages is known: up to then little is read and remembered.
+fn within(limit: u64, pages: u64) -> Result<(), &'static str> {
+    if pages > limit {
         return Err("it has page numbers far beyond its memory");
     }
-    Ok(leaves)
+    Ok(())
 }
 
 /// The guest lets all the parts of the table that it does not need be one and the same page. So where
@@ -87,7 +93,7 @@ fn before_shared_tail(entries: &[u64]) -> usize {
     }
 }
 
-fn list(anchor: &Anchor, memory: &mut Memory<'_>) -> Result<Leaves, &'static str> {
+fn list(anchor: &Anchor, limit: u64, memory: &mut Memory<'_>) -> Result<Leaves, &'static str> {
     let mut pages = anchor.pages;
     let start = anchor.list_address;
     let last = pages
@@ -128,6 +134,7 @@ fn list(anchor: &Anchor, memory: &mut Memory<'_>) -> Result<Leaves, &'static str
             let end = ((first >> shift) + next.len() as u64) << shift;
             last = last.min(end - 1);
             pages = pages.min((last / 4096 - first / 4096 + 1) * PER_PAGE);
+            within(limit, pages)?;
         }
         tables = next;
     }
@@ -137,7 +144,7 @@ fn list(anchor: &Anchor, memory: &mut Memory<'_>) -> Result<Leaves, &'static str
     })
 }
 
-fn tree(anchor: &Anchor, memory: &mut Memory<'_>) -> Result<Leaves, &'static str> {
+fn tree(anchor: &Anchor, limit: u64, memory: &mut Memory<'_>) -> Result<Leaves, &'static str> {
     const PER_LIST: u64 = PER_PAGE * PER_PAGE;
     let lists = anchor.pages.div_ceil(PER_LIST);
     if lists > PER_PAGE {
@@ -147,6 +154,7 @@ fn tree(anchor: &Anchor, memory: &mut Memory<'_>) -> Result<Leaves, &'static str
     let top = &top[..lists as usize];
     let top = &top[..before_shared_tail(top)];
     let pages = anchor.pages.min(top.len() as u64 * PER_LIST);
+    within(limit, pages)?;
     let mut frames = Vec::new();
     let mut left = pages.div_ceil(PER_PAGE);
     for &list in top {

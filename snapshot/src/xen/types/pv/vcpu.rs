@@ -36,15 +36,18 @@ pub fn normalise(
     if entries > GDT_ENTRIES {
         return Err("its descriptor table is too long; that");
     }
-    for frame in &mut context.gdt_frames()[..entries.div_ceil(512) as usize] {
+    let mut frames = context.gdt_frames();
+    for frame in &mut frames[..entries.div_ceil(512) as usize] {
         *frame = pfn_of(*frame).ok_or("its descriptor table")?;
     }
-    let registers = context.control_registers();
+    context.set_gdt_frames(frames);
+    let mut registers = context.control_registers();
     registers[3] = pfn_of(registers[3] >> 12).ok_or("its page table")? << 12;
     if registers[1] != 0 {
         let pfn = pfn_of(registers[1] >> 12).ok_or("its page table for programs")?;
         registers[1] = pfn << 12 | 1;
     }
+    context.set_control_registers(registers);
     Ok(())
 }
 
@@ -98,9 +101,17 @@ mod tests {
         let mut context = VcpuContext::default();
         context.set_rdx(0x1234);
         context.set_gdt_entries(gdt_entries);
-        context.gdt_frames()[..2].copy_from_slice(&[0x1005, 0x9999]);
-        context.control_registers()[3] = 0x1007 << 12;
+        let mut frames = context.gdt_frames();
+        frames[..2].copy_from_slice(&[0x1005, 0x9999]);
+        context.set_gdt_frames(frames);
+        set_register(&mut context, 3, 0x1007 << 12);
         context
+    }
+
+    fn set_register(context: &mut VcpuContext, register: usize, value: u64) {
+        let mut registers = context.control_registers();
+        registers[register] = value;
+        context.set_control_registers(registers);
     }
 
     #[test]
@@ -112,7 +123,7 @@ mod tests {
         assert_eq!(first.gdt_frames()[..2], [5, 0x9999]);
         assert_eq!(first.control_registers()[..4], [0, 0, 0, 0x7000]);
         let mut other = context(0);
-        other.control_registers()[1] = 0x1008 << 12;
+        set_register(&mut other, 1, 0x1008 << 12);
         assert_eq!(normalise(&mut other, 1, pfn_of), Ok(()));
         // What another vCPU has in that register is its own business.
         assert_eq!((other.rdx(), other.gdt_frames()[0]), (0x1234, 0x1005));
@@ -125,7 +136,7 @@ mod tests {
         assert!(normalise(&mut context(u64::MAX), 1, pfn_of).is_err());
         for (register, value) in [(3, 0), (3, u64::MAX), (1, 1)] {
             let mut bad = context(512);
-            bad.control_registers()[register] = value;
+            set_register(&mut bad, register, value);
             assert!(
                 normalise(&mut bad, 1, pfn_of).is_err(),
                 "CR{register} {value:#x}"

@@ -176,6 +176,28 @@ fn a_tree_that_ends_in_one_and_the_same_list_ends_before_it() {
 }
 
 #[test]
+fn one_that_is_too_large_is_refused_before_it_is_read() {
+    let pages = 512 * 512 * 8;
+    let (mut guest, anchor) = listed(0xffff_c900_0000_0000, pages);
+    assert!(guest.find(&anchor, pages - 1).is_err());
+    assert!(guest.reads <= 3, "{} reads of a list", guest.reads);
+
+    let mut guest = Guest::default();
+    let root = guest.page();
+    for list in 0..8 {
+        let leaves = guest.page();
+        guest.set(root, list, leaves);
+    }
+    let anchor = Anchor {
+        pages,
+        tree_root: root,
+        ..Anchor::default()
+    };
+    assert!(guest.find(&anchor, pages - 1).is_err());
+    assert_eq!(guest.reads, 1);
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let (mut guest, good) = listed(0xffff_c900_0000_0000, 5000);
     assert!(guest.find(&good, 5000).is_ok());
