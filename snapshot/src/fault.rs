@@ -20,7 +20,8 @@
 //! `emulator-log-on`, `emulator-ready`, `emulator-stopping`, `emulator-stopped`, `emulator-saved`,
 //! `emulator-runs`, `emulator-log-off`. The commands to it are calls: `qmp-capabilities`,
 //! `qmp-status`, `qmp-dirty-log`, `qmp-add-fd`, `qmp-stop`, `qmp-save`, `qmp-cont`. A guest without
-//! PV drivers is suspended by the call `shutdown`.
+//! PV drivers is suspended by the call `shutdown`; `cancel-shutdown` takes that back where the emulator
+//! holds it up.
 //!
 //! `LIVESAVE_WATCH_MS` is how long a guest is watched that may suspend late.
 
