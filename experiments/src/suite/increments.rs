@@ -22,7 +22,7 @@ use std::time::Duration;
 pub fn tests() -> Vec<Test> {
     vec![
         Kind::Medium.core("chain_restores_each_point", each_point),
-        Kind::Medium.core("increment_only_without_doubt", without_doubt),
+        Kind::Medium.in_turn("increment_only_without_doubt", without_doubt),
         Kind::Small.in_turn("increment_killed_at_each_point", killed_at_each_point),
         Kind::Small.in_turn("increment_faults", faults),
     ]

@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
         Large.in_turn("save_as_fast_as_it_can", |b| {
             save_and_restore(b, |s| s.rate("max"))
         }),
-        Other.core("save_ballooned_down", ballooned),
+        Other.in_turn("save_ballooned_down", ballooned),
         Other.core("save_with_vif_and_disk", |b| vif_and_disk(b, |s| s)),
         Large.core("ten_saves_in_a_row", |b| ten_in_a_row(b, |s| s)),
     ]
