@@ -181,38 +181,43 @@ pub(super) fn at_points(
     Ok(ended.join(", "))
 }
 
+/// The points that a live save passes whose guest has no emulator, in their order.
+pub(super) const POINTS: [&str; 14] = [
+    "guarded",
+    "arming",
+    "armed",
+    "round",
+    "requesting",
+    "requested",
+    "suspended",
+    "in-window",
+    "fetched",
+    "captured",
+    "half-resumed",
+    "resumed",
+    "announced",
+    "off",
+];
+
 fn killed_at_each_point(bench: &Bench) -> Result<String> {
+    at_points(bench, &*bench.guest(Spec::small)?, &POINTS, &[])
+}
+
+/// A plain save of such a guest, killed at each point that needs a remedy.
+pub(super) fn plain_killed_at_points(bench: &Bench, guest: &Guest) -> Result<String> {
     let points = [
-        "guarded",
-        "arming",
-        "armed",
-        "round",
-        "requesting",
         "requested",
         "suspended",
         "in-window",
-        "fetched",
         "captured",
         "half-resumed",
         "resumed",
-        "announced",
-        "off",
     ];
-    let guest = bench.guest(Spec::small)?;
-    at_points(bench, &guest, &points, &[])
+    at_points(bench, guest, &points, &["--mode", "plain"])
 }
 
 fn plain_killed(bench: &Bench) -> Result<String> {
-    let points = [
-        "requested",
-        "suspended",
-        "in-window",
-        "captured",
-        "half-resumed",
-        "resumed",
-    ];
-    let guest = bench.guest(Spec::small)?;
-    at_points(bench, &guest, &points, &["--mode", "plain"])
+    plain_killed_at_points(bench, &*bench.guest(Spec::small)?)
 }
 
 /// Killed from outside. (`kills` does so hundreds of times with embedded guests.)

@@ -1,6 +1,6 @@
 //! Saves of PV guests that are killed: the guest runs on, and off its shadow page tables.
 
-use super::super::guardian::{at_points, both_at_points};
+use super::super::guardian::{POINTS, at_points, both_at_points, plain_killed_at_points};
 use super::super::throttle::{OWN, killed_slowed, must_not_be_paused, set_cap};
 use super::super::{Bench, Kind, Test};
 use super::{must_be_trackable, pv, tracked};
@@ -16,24 +16,6 @@ pub fn tests() -> Vec<Test> {
         Kind::Pv.asked("pv_plain_save_killed", plain_killed),
     ]
 }
-
-/// In the order in which a save passes them.
-const POINTS: [&str; 14] = [
-    "guarded",
-    "arming",
-    "armed",
-    "round",
-    "requesting",
-    "requested",
-    "suspended",
-    "in-window",
-    "fetched",
-    "captured",
-    "half-resumed",
-    "resumed",
-    "announced",
-    "off",
-];
 
 fn at_each_point(bench: &Bench) -> Result<String> {
     let guest = tracked(bench)?;
@@ -69,14 +51,5 @@ fn both_killed(bench: &Bench) -> Result<String> {
 
 /// Every hypervisor can do this.
 fn plain_killed(bench: &Bench) -> Result<String> {
-    let points = [
-        "requested",
-        "suspended",
-        "in-window",
-        "captured",
-        "half-resumed",
-        "resumed",
-    ];
-    let guest = bench.guest(pv)?;
-    at_points(bench, &guest, &points, &["--mode", "plain"])
+    plain_killed_at_points(bench, &*bench.guest(pv)?)
 }
