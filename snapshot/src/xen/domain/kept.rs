@@ -4,7 +4,6 @@ use xen_sys::{DeviceModel, EnableError};
 
 use super::{XenDomain, busy};
 use crate::fault;
-use crate::image::GuestType;
 use crate::lineage::ImageId;
 use crate::page_set::PageSet;
 use crate::ports::DomainError;
@@ -67,8 +66,7 @@ impl XenDomain {
     /// Why there are only full images of the guest, if there are.
     #[must_use]
     pub fn only_full_images(&self) -> Option<&'static str> {
-        // What kind its pages are is not compared.
-        (self.ops.stream_type() == GuestType::Pv).then_some("there are no increments of PV guests")
+        self.ops.only_full_images()
     }
 
     /// Ends the tracking that was left on for an increment; whether there was any.

@@ -57,6 +57,11 @@ pub(super) trait GuestOps: Send {
         None
     }
 
+    /// Why there are only full images of it, by whatever way; `None` if there are increments.
+    fn only_full_images(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How it is to be brought to suspend; asked anew for each window.
     ///
     /// # Errors

@@ -137,6 +137,11 @@ impl GuestOps for Pv {
 
     /// It would stay on shadow page tables, and slow, between saves.
     fn no_increments(&self) -> Option<&'static str> {
+        self.only_full_images()
+    }
+
+    /// What kind its pages are is not compared.
+    fn only_full_images(&self) -> Option<&'static str> {
         Some("there are no increments of PV guests")
     }
 
