@@ -20,7 +20,7 @@ pub fn tests() -> Vec<Test> {
 
 /// The guest ends, and goes on from the cut on its own volumes, a thin and a thick one in two groups.
 fn rolled_back(bench: &Bench) -> Result<String> {
-    let mut scene = Scene::new(bench, Disks::Mixed)?;
+    let mut scene = Scene::new(bench, Disks::Mixed, |spec| spec)?;
     moves_on(&scene.guest, 40)?;
     let path = bench.image("image.xl");
     bench.livesave.save(&scene.guest.spec.name, &path, &[])?;
@@ -78,7 +78,7 @@ fn rolled_back(bench: &Bench) -> Result<String> {
 
 /// A second guest on volumes that are filled from copies: there is no snapshot any more.
 fn from_copies(bench: &Bench) -> Result<String> {
-    let scene = Scene::new(bench, Disks::Mixed)?;
+    let scene = Scene::new(bench, Disks::Mixed, |spec| spec)?;
     let guest = &scene.guest;
     moves_on(guest, 40)?;
     let (path, copies) = (bench.image("image.xl"), bench.image("copies"));

@@ -25,22 +25,22 @@ const BEAT: Duration = Duration::from_secs(60);
 pub fn tests() -> Vec<Test> {
     vec![
         Kind::Other.core("disks_at_the_cut_mixed", |bench| {
-            at_the_cut(bench, Disks::Mixed, 2)
+            at_the_cut(bench, Disks::Mixed, 2, |spec| spec)
         }),
         Kind::Other.in_turn("disks_at_the_cut_thin", |bench| {
-            at_the_cut(bench, Disks::Thin, 2)
+            at_the_cut(bench, Disks::Thin, 2, |spec| spec)
         }),
         Kind::Other.in_turn("disks_at_the_cut_thick", |bench| {
-            at_the_cut(bench, Disks::Thick, 2)
+            at_the_cut(bench, Disks::Thick, 2, |spec| spec)
         }),
         Kind::Other.asked("disks_20_cuts_mixed", |bench| {
-            at_the_cut(bench, Disks::Mixed, 20)
+            at_the_cut(bench, Disks::Mixed, 20, |spec| spec)
         }),
         Kind::Other.asked("disks_20_cuts_thin", |bench| {
-            at_the_cut(bench, Disks::Thin, 20)
+            at_the_cut(bench, Disks::Thin, 20, |spec| spec)
         }),
         Kind::Other.asked("disks_20_cuts_thick", |bench| {
-            at_the_cut(bench, Disks::Thick, 20)
+            at_the_cut(bench, Disks::Thick, 20, |spec| spec)
         }),
         Kind::Other.in_turn("disks_after_the_cut_are_noticed", after_the_cut),
     ]
@@ -65,7 +65,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub fn new(bench: &Bench, disks: Disks) -> Result<Self> {
+    pub fn new(bench: &Bench, disks: Disks, change: fn(Spec) -> Spec) -> Result<Self> {
         let mut groups = vec![];
         let (mut raw, mut files) = (None, None);
         if disks != Disks::Thick {
@@ -86,7 +86,7 @@ impl Scene {
         make_ext4(&files)?;
         let spec = |spec: Spec| {
             // Beside it runs what is restored; the two share a CPU.
-            let spec = spec.medium().rate("500").with("record_rate=max");
+            let spec = change(spec.medium()).rate("500").with("record_rate=max");
             let raw: Vec<(&str, &Path)> = raw.iter().map(|path| ("xvda", path.as_path())).collect();
             spec.records(&raw, &[("xvdb", &files)])
         };
@@ -118,8 +118,13 @@ pub(super) struct RestoredDisk {
     pub path: PathBuf,
 }
 
-fn at_the_cut(bench: &Bench, disks: Disks, saves: usize) -> Result<String> {
-    let scene = Scene::new(bench, disks)?;
+pub(super) fn at_the_cut(
+    bench: &Bench,
+    disks: Disks,
+    saves: usize,
+    change: fn(Spec) -> Spec,
+) -> Result<String> {
+    let scene = Scene::new(bench, disks, change)?;
     let guest = &scene.guest;
     let (mut records, mut stalls) = (0, vec![]);
     for number in 0..saves {
@@ -228,7 +233,7 @@ pub(super) fn remove(report: &Report) -> Result<()> {
 
 /// The check is worth something: a guest on disks that are later than its memory finds it out.
 fn after_the_cut(bench: &Bench) -> Result<String> {
-    let scene = Scene::new(bench, Disks::Thin)?;
+    let scene = Scene::new(bench, Disks::Thin, |spec| spec)?;
     let guest = &scene.guest;
     moves_on(guest, 40)?;
     let path = bench.image("image.xl");

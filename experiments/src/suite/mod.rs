@@ -16,6 +16,7 @@ pub mod guardian;
 pub mod held;
 pub mod hvm;
 pub mod improved;
+mod in_a_row;
 pub mod increments;
 pub mod interference;
 pub mod mapping;
@@ -112,6 +113,7 @@ pub fn all() -> Vec<Test> {
     let mut tests = Vec::new();
     tests.extend(stock::tests());
     tests.extend(saves::tests());
+    tests.extend(in_a_row::tests());
     tests.extend(packaged::tests());
     tests.extend(compressed::tests());
     tests.extend(improved::tests());

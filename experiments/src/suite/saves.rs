@@ -12,6 +12,7 @@ use crate::dom0::process::check;
 use crate::dom0::spec::{GuestType, Spec};
 use crate::dom0::{echo, image, stock};
 use anyhow::{Context, Result, bail, ensure};
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,6 @@ pub fn tests() -> Vec<Test> {
         }),
         Other.in_turn("save_ballooned_down", ballooned),
         Other.core("save_with_vif_and_disk", |b| vif_and_disk(b, |s| s)),
-        Large.core("ten_saves_in_a_row", |b| ten_in_a_row(b, |s| s)),
     ]
 }
 
@@ -71,31 +71,37 @@ pub(super) fn check_image(spec: &Spec, path: &Path, report: &Report) -> Result<(
     image::stock_verify(path)
 }
 
-/// Saves, and checks everything that can be checked without a restore. Returns
-/// the report and what the guest and the clock saw.
-pub(super) fn save(
-    bench: &Bench,
-    guest: &Guest,
-    path: &Path,
-    more: &[&str],
-) -> Result<(Report, String)> {
+/// A save that succeeded.
+pub(super) struct Saved {
+    pub report: Report,
+    /// How long the guest saw itself stand still.
+    pub gap: Duration,
+    /// How long it was until the command had ended.
+    took: Duration,
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = &self.report.window;
+        let gap = self.gap.as_secs_f64();
+        write!(f, "gap {gap:.3} s, window {:.3} s ", window.total_s)?;
+        write!(f, "({:.3} s suspended", window.suspended_s)?;
+        if window.emulator_s > 0.0 {
+            write!(f, ", {:.3} s of them its emulator", window.emulator_s)?;
+        }
+        let rounds = self.report.rounds.len();
+        let took = self.took.as_secs_f64();
+        write!(f, "), {took:.1} s in all, {rounds} rounds")
+    }
+}
+
+/// Saves, and checks everything that can be checked without a restore.
+pub(super) fn save(bench: &Bench, guest: &Guest, path: &Path, more: &[&str]) -> Result<Saved> {
     guest.take_gap()?;
     let (report, took) = bench.livesave.save(&guest.spec.name, path, more)?;
     let gap = guest.take_gap()?;
     bench.must_be_unharmed(guest)?;
-    let emulator = match report.window.emulator_s {
-        0.0 => String::new(),
-        part => format!(", {part:.3} s of them its emulator"),
-    };
-    let note = format!(
-        "gap {:.3} s, window {:.3} s ({:.3} s suspended{emulator}), {:.1} s in all, {} rounds",
-        gap.as_secs_f64(),
-        report.window.total_s,
-        report.window.suspended_s,
-        took.as_secs_f64(),
-        report.rounds.len()
-    );
-    Ok((report, note))
+    Ok(Saved { report, gap, took })
 }
 
 /// The whole story of one image: saved, accepted by Xen's checker, restored
@@ -106,20 +112,20 @@ pub(super) fn save_and_restore(bench: &Bench, change: impl FnOnce(Spec) -> Spec)
 }
 
 pub(super) fn finish(bench: &Bench, mut guest: Lent, more: &[&str]) -> Result<String> {
-    there_and_back(bench, &mut guest, more)
+    Ok(there_and_back(bench, &mut guest, more)?.to_string())
 }
 
 /// The same with a guest that is kept; the image stays.
-pub(super) fn there_and_back(bench: &Bench, guest: &mut Guest, more: &[&str]) -> Result<String> {
+pub(super) fn there_and_back(bench: &Bench, guest: &mut Guest, more: &[&str]) -> Result<Saved> {
     let path = bench.image("image.xl");
     let before = guest.verify_clean().context("before the save")?.seq;
-    let (report, note) = save(bench, guest, &path, more)?;
+    let saved = save(bench, guest, &path, more)?;
     let after = guest
         .verify_clean()
         .context("the source after its save")?
         .seq;
-    bench.keep("report.json", &report)?;
-    check_image(&guest.spec, &path, &report)?;
+    bench.keep("report.json", &saved.report)?;
+    check_image(&guest.spec, &path, &saved.report)?;
     if guest.spec.kind != GuestType::Pvh {
         // There are parts in it that images of PVH guests do not have.
         let mut verify = bench.livesave.command(&["verify"]);
@@ -128,7 +134,7 @@ pub(super) fn there_and_back(bench: &Bench, guest: &mut Guest, more: &[&str]) ->
     bench.must_hold_only(&bench.images, &["image.xl"])?;
     guest.destroy()?;
     restored_is_right(guest, &path, before, after)?;
-    Ok(note)
+    Ok(saved)
 }
 
 /// Restores the image by stock `xl restore`. The source had done `before`
@@ -221,9 +227,12 @@ pub(super) fn devices_go_on(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn vif_and_disk(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+/// A guest that writes to a disk and hears from the network. Of the two the disk is to be dropped last.
+pub(super) fn with_vif_and_disk(
+    bench: &Bench,
+    change: impl FnOnce(Spec) -> Spec,
+) -> Result<(Loop, Lent)> {
     echo::start()?;
-    // Declared first, so that it is detached after the guest's end.
     let disk = Loop::create(&bench.results.join("disk.img"), 16)?;
     let guest = bench.guest(|mut spec| {
         spec.disk = Some(disk.0.clone());
@@ -231,6 +240,11 @@ pub(super) fn vif_and_disk(bench: &Bench, change: fn(Spec) -> Spec) -> Result<St
         change(spec).with("disk=1").with("net=10.77.0.5")
     })?;
     devices_go_on(&guest).context("before the save")?;
+    Ok((disk, guest))
+}
+
+pub(super) fn vif_and_disk(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
+    let (_disk, guest) = with_vif_and_disk(bench, change)?;
     // Its disk is no logical volume.
     let path = bench.image("first.xl");
     let refused = bench
@@ -241,36 +255,12 @@ pub(super) fn vif_and_disk(bench: &Bench, change: fn(Spec) -> Spec) -> Result<St
         "{}",
         refused.stderr
     );
-    let (_, _) = save(bench, &guest, &path, &MEMORY_ONLY)?;
+    save(bench, &guest, &path, &MEMORY_ONLY)?;
     devices_go_on(&guest).context("the source after its save")?;
     std::fs::remove_file(&path)?;
     let note = finish(bench, guest, &MEMORY_ONLY)?;
     std::fs::remove_file(bench.results.join("disk.img"))?;
     Ok(note)
-}
-
-pub(super) fn ten_in_a_row(bench: &Bench, change: fn(Spec) -> Spec) -> Result<String> {
-    let guest = bench.guest(change)?;
-    let mut gaps = Vec::new();
-    for number in 1..10 {
-        let path = bench.image(&format!("{number}.xl"));
-        guest.take_gap()?;
-        let context = || format!("save {number}");
-        bench
-            .livesave
-            .save(&guest.spec.name, &path, &[])
-            .with_context(context)?;
-        gaps.push(guest.take_gap()?.as_secs_f64());
-        bench.must_be_unharmed(&guest).with_context(context)?;
-        std::fs::remove_file(&path)?;
-    }
-    gaps.sort_by(f64::total_cmp);
-    let last = finish(bench, guest, &[]).context("save 10")?;
-    Ok(format!(
-        "gaps {:.3} to {:.3} s; tenth: {last}",
-        gaps[0],
-        gaps[gaps.len() - 1]
-    ))
 }
 
 /// The same bars as `compare` has: no longer a gap than Xen's own live loop has on this guest, in turn with

@@ -3,12 +3,14 @@
 mod emulator;
 mod killed;
 
-use super::restored;
+use super::cut::{self, Disks};
 use super::saves::{
-    MEMORY_ONLY, finish, gap_beside_stock, save_and_restore, ten_in_a_row, vif_and_disk,
+    MEMORY_ONLY, finish, gap_beside_stock, save_and_restore, there_and_back, vif_and_disk,
 };
 use super::{Bench, Kind, Test};
+use super::{in_a_row, restored};
 use crate::dom0::boot_disk;
+use crate::dom0::guest::Guest;
 use crate::dom0::spec::Spec;
 use crate::dom0::stock;
 use anyhow::Result;
@@ -33,7 +35,21 @@ pub fn tests() -> Vec<Test> {
             finish(bench, bench.guest(hvm)?, &["--mode", "plain"])
         }),
         Kind::Hvm.in_turn("hvm_gap_beside_stock", |bench| gap_beside_stock(bench, hvm)),
-        Kind::Hvm.asked("hvm_ten_saves_in_a_row", |bench| ten_in_a_row(bench, hvm)),
+        Kind::Hvm.asked("hvm_ten_saves_in_a_row", |bench| {
+            in_a_row::of_one_guest(bench, hvm)
+        }),
+        Kind::Other.asked("hvm_ten_times_there_and_back", |bench| {
+            in_a_row::with_devices(bench, hvm)
+        }),
+        Kind::Other.asked("hvm_ten_times_with_2_vcpus", |bench| {
+            in_a_row::with_devices(bench, |spec| hvm(spec).vcpus(2))
+        }),
+        Kind::Other.asked("hvm_gap_with_2_vcpus", |bench| {
+            gap_beside_stock(bench, |spec| hvm(spec).vcpus(2))
+        }),
+        Kind::Other.asked("hvm_disks_at_the_cut", |bench| {
+            cut::at_the_cut(bench, Disks::Mixed, 2, hvm)
+        }),
         Kind::Hvm.asked("hvm_restored_by_livesave", |bench| {
             restored::by_livesave(bench, hvm)
         }),
@@ -41,7 +57,16 @@ pub fn tests() -> Vec<Test> {
             save_and_restore(bench, |spec| hvm(spec).vcpus(2))
         }),
         Kind::Other.asked("hvm_with_vif_and_disk", |bench| vif_and_disk(bench, hvm)),
-        Kind::Other.asked("hvm_boots_by_bios", boots_by_bios),
+        Kind::Other.asked("hvm_boots_by_bios", |bench| {
+            by_bios(bench, |bench, guest| {
+                Ok(there_and_back(bench, guest, &MEMORY_ONLY)?.to_string())
+            })
+        }),
+        Kind::Other.asked("hvm_ten_times_by_bios", |bench| {
+            by_bios(bench, |bench, guest| {
+                in_a_row::there_and_back_again(bench, guest, &MEMORY_ONLY, |_| Ok(()))
+            })
+        }),
         Kind::Other.asked(
             "hvm_suspended_by_the_hypervisor",
             suspended_by_the_hypervisor,
@@ -60,16 +85,20 @@ pub fn hvm(spec: Spec) -> Spec {
 }
 
 /// As most HVM guests begin: BIOS, boot loader, a distribution's kernel, all from a disk.
-fn boots_by_bios(bench: &Bench) -> Result<String> {
+fn by_bios(
+    bench: &Bench,
+    test: impl FnOnce(&Bench, &mut Guest) -> Result<String>,
+) -> Result<String> {
     let file = bench.results.join("boot.img");
     // Declared first, so that it is detached after the guest's end.
     let disk = boot_disk::make(&hvm(Spec::default()), &file)?;
-    let guest = bench.guest(|spec| {
+    let mut guest = bench.guest(|spec| {
         let mut spec = hvm(spec);
         spec.pc.boot_disk = Some(disk.0.clone());
         spec
     })?;
-    let note = finish(bench, guest, &MEMORY_ONLY)?;
+    let note = test(bench, &mut guest)?;
+    drop(guest);
     bench.pool.clear();
     fs::remove_file(file)?;
     Ok(note)

@@ -1,14 +1,13 @@
 //! PV guests whose page tables come and go all the time: page tables that a save meets in the middle of
 //! a change, pages that become page tables between two rounds, and page tables that become pages.
 
-use super::super::saves::there_and_back;
+use super::super::in_a_row::there_and_back_again;
 use super::super::{Bench, Kind, Test};
 use super::{must_be_trackable, pv};
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;
 use crate::dom0::spec::Spec;
 use anyhow::{Context, Result, bail};
-use std::fs;
 use std::time::Duration;
 
 /// The tests of this file.
@@ -16,9 +15,6 @@ use std::time::Duration;
 pub fn tests() -> Vec<Test> {
     vec![Kind::Other.asked("pv_forks_all_the_time", forks)]
 }
-
-/// So many saves, each restored; the next one is of what was restored.
-const SAVES: usize = 10;
 
 /// Beside its writer it forks processes ([`crate::workload::forks`]).
 fn forking(spec: Spec) -> Spec {
@@ -28,24 +24,18 @@ fn forking(spec: Spec) -> Spec {
 fn forks(bench: &Bench) -> Result<String> {
     must_be_trackable(bench)?;
     let mut guest = bench.guest(forking)?;
-    forked(&guest)?;
-    let (mut children, mut notes) = (Vec::new(), Vec::new());
-    for number in 1..=SAVES {
-        let mut one = || -> Result<(u64, String)> {
-            let from = forked(&guest).context("before the save")?;
-            let note = there_and_back(bench, &mut guest, &[])?;
-            // The restored guest's count goes on from the cut.
-            let done = forked(&guest).context("restored")?.saturating_sub(from);
-            fs::remove_file(bench.image("image.xl"))?;
-            Ok((done, note))
-        };
-        let (done, note) = one().with_context(|| format!("save {number}"))?;
-        children.push(done.to_string());
-        notes.push(note);
-    }
-    let last = notes.pop().unwrap_or_default();
+    let (mut children, mut from) = (Vec::new(), None);
+    // The restored guest's count goes on from the cut.
+    let note = there_and_back_again(bench, &mut guest, &[], |guest| {
+        let now = forked(guest)?;
+        match from.take() {
+            None => from = Some(now),
+            Some(from) => children.push(now.saturating_sub(from).to_string()),
+        }
+        Ok(())
+    })?;
     Ok(format!(
-        "children between save and restore: {}; the last save: {last}",
+        "{note}; children between save and restore: {}",
         children.join(" ")
     ))
 }

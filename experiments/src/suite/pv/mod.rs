@@ -5,8 +5,9 @@ mod churn;
 mod killed;
 mod refused;
 
-use super::saves::{finish, gap_beside_stock, save_and_restore, ten_in_a_row, vif_and_disk};
-use super::{Bench, Kind, Test, compressed, improved, restored};
+use super::cut::{self, Disks};
+use super::saves::{finish, gap_beside_stock, save_and_restore, vif_and_disk};
+use super::{Bench, Kind, Test, compressed, improved, in_a_row, restored};
 use crate::dom0::harm::NotHere;
 use crate::dom0::log_dirty;
 use crate::dom0::pool::Lent;
@@ -53,7 +54,23 @@ pub fn tests() -> Vec<Test> {
         }),
         Kind::Pv.asked("pv_ten_saves_in_a_row", |bench| {
             must_be_trackable(bench)?;
-            ten_in_a_row(bench, pv)
+            in_a_row::of_one_guest(bench, pv)
+        }),
+        Kind::Other.asked("pv_ten_times_there_and_back", |bench| {
+            must_be_trackable(bench)?;
+            in_a_row::with_devices(bench, pv)
+        }),
+        Kind::Other.asked("pv_ten_times_with_2_vcpus", |bench| {
+            must_be_trackable(bench)?;
+            in_a_row::with_devices(bench, |spec| pv(spec).vcpus(2))
+        }),
+        Kind::Other.asked("pv_gap_with_2_vcpus", |bench| {
+            must_be_trackable(bench)?;
+            gap_beside_stock(bench, |spec| pv(spec).vcpus(2))
+        }),
+        Kind::Other.asked("pv_disks_at_the_cut", |bench| {
+            must_be_trackable(bench)?;
+            cut::at_the_cut(bench, Disks::Mixed, 2, pv)
         }),
         Kind::Other.asked("pv_with_2_vcpus", |bench| {
             must_be_trackable(bench)?;
