@@ -31,6 +31,7 @@ pub mod signals;
 pub mod stock;
 pub mod table;
 pub mod throttle;
+mod transcripts;
 pub mod volumes;
 pub mod xenstored;
 
@@ -138,6 +139,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(compare::tests());
     tests.extend(floor::tests());
     tests.extend(mapping::tests());
+    tests.extend(transcripts::tests());
     tests
 }
 
