@@ -23,13 +23,14 @@
 //! | [`sched`] | CPU weight and cap | `xc_sched_credit{,2}_domain_{get,set}` |
 //! | [`store`] | xenstore | `xs_*` |
 //! | [`load`] | opening the libraries | the dynamic linker |
+//! | [`versions`] | which versions of Xen, and what differs in them | their headers |
 //!
 //! The raw bindings are generated from Xen's headers and committed (`src/bindings`); a build needs
 //! neither bindgen nor libclang nor Xen. To write them anew, or with `--check` to compare them
-//! with what the installed headers give (libclang and libxen-dev 4.17 needed):
+//! with what headers give (libclang needed, and libxen-dev 4.17, or any version's headers in a folder):
 //!
 //! ```text
-//! cargo run -p xen-sys --features regenerate --bin xen-sys-bindings -- [--check]
+//! cargo run -p xen-sys --features regenerate --bin xen-sys-bindings -- [--check] [--headers 4.N=DIR]...
 //! ```
 //!
 //! Domains are named by [`DomainId`], pages by plain `u64` frame numbers of 4096 bytes.
@@ -56,6 +57,7 @@ pub mod sched;
 pub mod state;
 pub mod store;
 pub mod vcpu;
+pub mod versions;
 
 pub use control::{PAGE_SIZE, Xen};
 pub use device_model::DeviceModel;

@@ -15,10 +15,7 @@ use crate::bindings::xenforeignmemory::Xenforeignmemory;
 use crate::bindings::xenguest::Xenguest;
 use crate::bindings::xenstore::Xenstore;
 use crate::error::Error;
-
-/// The Xen minor versions whose libraries have the interface that the bindings describe: 4.17 to
-/// 4.23, newest first. A new version is added here once its headers were compared.
-pub const SUPPORTED_MINORS: [u32; 7] = [23, 22, 21, 20, 19, 18, 17];
+use crate::versions::SUPPORTED_MINORS;
 
 /// Where distributions put libraries; looked through only to name what was found instead.
 const LIBRARY_FOLDERS: [&str; 6] = [

@@ -35,7 +35,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 /// The installed version's libraries; `None`, said aloud, where there are none.
 fn installed() -> Option<LibraryNames> {
-    let names = LibraryNames::for_minors(&xen_sys::load::SUPPORTED_MINORS);
+    let names = LibraryNames::for_minors(&xen_sys::versions::SUPPORTED_MINORS);
     match ControlLibraries::open(&names) {
         Ok(_) => Some(names),
         Err(Error::LibraryMissing { tried, .. }) => {

@@ -2,8 +2,8 @@
 //!
 //! One file per library. Types and constants are plain Rust; the functions stand in a
 //! `symbols!` block, which the loader turns into a table of function pointers (`load.rs`),
-//! because nothing here is linked. Signatures, sizes and offsets of all that is listed are the
-//! same in Xen 4.17 to 4.23, so one set serves every supported version.
+//! because nothing here is linked. One set serves every supported version: what differs in them,
+//! and why that does not matter, is in `versions.rs`.
 //!
 //! The crate's documentation says how to generate them anew.
 #![allow(
