@@ -218,7 +218,8 @@ pub trait Domain {
 
     /// Asks the guest to suspend and waits until it has: at most `timeout`, and no longer than
     /// `cancel` stays quiet. On `Ok` nothing writes to guest memory any more until `resume`. Where
-    /// the wait is long enough for it, `meanwhile` is called.
+    /// the wait is long enough for it, `meanwhile` is called; it hears of it if the guest was seen
+    /// with another number of pages than at its memory map.
     ///
     /// # Errors
     /// [`DomainError`]; the request has been taken back and the guest runs (or is gone).
@@ -278,6 +279,10 @@ pub trait Meanwhile {
 
     /// The pages that are dirty by now (or a part of them).
     fn dirty(&mut self, pages: &PageSet);
+
+    /// The guest had another number of pages on its way than when its pages were looked at; it may
+    /// have the old one again by now.
+    fn resized(&mut self) {}
 }
 
 /// Makes nothing ready.
@@ -310,8 +315,10 @@ pub trait Mapper {
     /// `None` in the batch.
     fn map<'a>(&'a mut self, pfns: &[Pfn]) -> Result<Self::Batch<'a>, DomainError>;
 
-    /// The same, to be kept beside others, and always showing the page as it is now; `None` where
-    /// that gains nothing.
+    /// The same, to be kept beside others; `None` where that gains nothing. It shows what the page
+    /// holds now for as long as the guest does not give the page back: whatever is that page after
+    /// that is another frame. (The old one stays the guest's and counts as its, so that nobody
+    /// else's memory is ever shown.)
     ///
     /// # Errors
     /// [`DomainError`] if the batch as a whole cannot be mapped.

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use crate::disks::DiskFacts;
@@ -90,9 +90,13 @@ pub struct FakeDomain {
     pub at_cut: Vec<PageBytes>,
     /// Pages that cannot be mapped while the guest runs.
     pub unmappable: Arc<Mutex<Vec<u64>>>,
+    /// What its balloon does while it suspends: after so many ms it gives these pages back, and takes
+    /// those, which it had given back before, again.
+    pub balloon: Vec<(u64, Vec<u64>, Vec<u64>)>,
+    frames: Arc<Mutex<Frames>>,
     identity: Identity,
     dirty: PageSet,
-    mapped: PageSet,
+    mapped_size: u64,
     fetches: usize,
     counter: u8,
 }
@@ -122,13 +126,15 @@ impl FakeDomain {
             limits: vec![],
             at_cut: vec![],
             unmappable: Arc::default(),
+            balloon: vec![],
+            frames: Arc::default(),
             identity: Identity {
                 domid: 7,
                 name: "fake".into(),
                 uuid: "0".into(),
             },
             dirty: PageSet::new(span),
-            mapped: PageSet::new(span),
+            mapped_size: 0,
             fetches: 0,
             counter: 100,
         }
@@ -156,6 +162,27 @@ impl FakeDomain {
             if self.log_dirty {
                 self.dirty.insert(Pfn(pfn));
             }
+        }
+    }
+
+    /// As the hypervisor counts them: a frame that was given back is the guest's while it is mapped.
+    fn size(&self) -> u64 {
+        self.pages.count().0 + self.frames.lock().expect("frames").held()
+    }
+
+    fn inflate(&mut self, out: &[u64], back: &[u64]) {
+        let mut memory = self.memory.write().expect("memory");
+        let mut frames = self.frames.lock().expect("frames");
+        for &pfn in out {
+            self.pages.remove(Pfn(pfn));
+            let page = std::mem::replace(&mut memory[pfn as usize], PageBytes::ZERO);
+            frames.given_back.push((pfn, page));
+        }
+        for &pfn in back {
+            // Another frame, and as of Xen 4.19 dirty by that.
+            self.pages.insert(Pfn(pfn));
+            memory[pfn as usize].0.fill(0xb0);
+            self.dirty.insert(Pfn(pfn));
         }
     }
 
@@ -195,7 +222,7 @@ impl Domain for FakeDomain {
             self.moving -= 1;
             return Ok(None);
         }
-        self.mapped = self.pages.clone();
+        self.mapped_size = self.size();
         Ok(Some(self.pages.clone()))
     }
 
@@ -203,7 +230,7 @@ impl Domain for FakeDomain {
         self.call("map_holds")?;
         let mut known = stray.clone();
         known.intersect(&self.pages);
-        Ok(self.mapped == self.pages && known.is_empty())
+        Ok(self.mapped_size == self.size() && known.is_empty())
     }
 
     fn mapper(&self) -> Result<FakeMapper, DomainError> {
@@ -211,6 +238,7 @@ impl Domain for FakeDomain {
         Ok(FakeMapper {
             memory: self.memory.clone(),
             unmappable: self.unmappable.clone(),
+            frames: self.frames.clone(),
         })
     }
 
@@ -333,7 +361,14 @@ impl Domain for FakeDomain {
             self.pages = pages;
         }
         // It is looked at a few times before it stands, and writes on between the looks.
+        let balloon = std::mem::take(&mut self.balloon);
         for ms in 0..100 {
+            for (_, out, back) in balloon.iter().filter(|(at, ..)| *at == ms) {
+                self.inflate(out, back);
+            }
+            if self.size() != self.mapped_size {
+                meanwhile.resized();
+            }
             if meanwhile.moment(Duration::from_millis(ms)) {
                 self.run_a_while();
                 meanwhile.dirty(&self.dirty);
@@ -373,22 +408,62 @@ impl Domain for FakeDomain {
     }
 }
 
+/// Frames that were once pages of the guest, and what is mapped beside others.
+#[derive(Default)]
+struct Frames {
+    /// Pages given back, in their order, with what they held.
+    given_back: Vec<(u64, PageBytes)>,
+    kept: Vec<Weak<Pins>>,
+}
+
+/// What a kept batch holds on to.
+struct Pins {
+    pfns: Vec<u64>,
+    /// How many pages had been given back when it was mapped.
+    since: usize,
+}
+
+impl Frames {
+    /// The frame that was this page when it was mapped, if it is no longer.
+    fn old(&self, pfn: u64, since: usize) -> Option<&PageBytes> {
+        let mut later = self.given_back[since..].iter();
+        later.find(|(gone, _)| *gone == pfn).map(|(_, page)| page)
+    }
+
+    /// How many frames are no page any more and are mapped.
+    fn held(&self) -> u64 {
+        let kept = self.kept.iter().filter_map(Weak::upgrade);
+        let held = |pins: Arc<Pins>| {
+            let gone = |pfn: &&u64| self.old(**pfn, pins.since).is_some();
+            pins.pfns.iter().filter(gone).count() as u64
+        };
+        kept.map(held).sum()
+    }
+}
+
 pub struct FakeMapper {
     memory: Memory,
     unmappable: Arc<Mutex<Vec<u64>>>,
+    frames: Arc<Mutex<Frames>>,
 }
 
-/// Pages kept mapped: each shows what it holds when it is looked at first.
+/// Pages kept mapped: each shows what its frame holds when it is looked at first.
 pub struct FakeKept {
     memory: Memory,
     pages: Vec<(Option<u64>, OnceCell<PageBytes>)>,
+    frames: Arc<Mutex<Frames>>,
+    pins: Arc<Pins>,
 }
 
 impl MappedPages for FakeKept {
     fn page(&self, index: usize) -> Option<GuestPage<'_>> {
         let (pfn, page) = &self.pages[index];
-        let pfn = (*pfn)? as usize;
-        let now = || self.memory.read().expect("memory")[pfn].clone();
+        let pfn = (*pfn)?;
+        let now = || {
+            let frames = self.frames.lock().expect("frames");
+            let old = frames.old(pfn, self.pins.since).cloned();
+            old.unwrap_or_else(|| self.memory.read().expect("memory")[pfn as usize].clone())
+        };
         Some(GuestPage::of(page.get_or_init(now)))
     }
 }
@@ -404,14 +479,22 @@ impl Mapper for FakeMapper {
 
     fn keep(&mut self, pfns: &[Pfn]) -> Result<Option<FakeKept>, DomainError> {
         let unmappable = self.unmappable.lock().expect("list");
-        let pages = pfns
+        let pages: Vec<_> = pfns
             .iter()
             .map(|pfn| (!unmappable.contains(&pfn.0)).then_some(pfn.0))
             .map(|pfn| (pfn, OnceCell::new()))
             .collect();
+        let mut frames = self.frames.lock().expect("frames");
+        let pins = Arc::new(Pins {
+            pfns: pages.iter().filter_map(|(pfn, _)| *pfn).collect(),
+            since: frames.given_back.len(),
+        });
+        frames.kept.push(Arc::downgrade(&pins));
         Ok(Some(FakeKept {
             memory: self.memory.clone(),
             pages,
+            frames: self.frames.clone(),
+            pins,
         }))
     }
 

@@ -8,8 +8,14 @@ use super::{Bench, Kind, Test};
 use crate::dom0::livesave::{LIMIT, exit};
 use crate::dom0::spec::Spec;
 use crate::dom0::{image, log_dirty, xl};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use std::thread;
+use std::time::{Duration, Instant};
+use xen_sys::{DomainId, PageType, Protection, Xen};
+
+/// The hypervisor tells the types of at most so many pages at once.
+const QUERY: usize = 1024;
 
 /// The tests of this file.
 #[must_use]
@@ -22,6 +28,7 @@ pub fn tests() -> Vec<Test> {
         Kind::Medium.in_turn("save_while_ballooning_up", |bench| {
             ballooning(bench, 200, 256)
         }),
+        Kind::Medium.in_turn("a_page_given_back_counts_while_mapped", given_back),
     ]
 }
 
@@ -70,4 +77,59 @@ fn ballooning(bench: &Bench, from_mib: u64, to_mib: u64) -> Result<String> {
     guest.destroy()?;
     restored_is_right(&mut guest, &path, before, after)?;
     Ok(format!("{:.1} s", finished.took.as_secs_f64()))
+}
+
+/// What livesave trusts in when it copies from pages mapped ahead: a frame that the guest gives back
+/// is taken off its number of pages no sooner than it is mapped no more.
+fn given_back(bench: &Bench) -> Result<String> {
+    // Its size is another afterwards.
+    let guest = bench.guest(Spec::medium)?.own();
+    let id = DomainId::new(guest.domid).context("domain number out of range")?;
+    let xen = Xen::open()?;
+    let size = || -> Result<u64> {
+        let info = xen.domain_info(id)?;
+        Ok(info.context("the guest is gone")?.tot_pages)
+    };
+    let pfns: Vec<u64> = (0..guest.spec.memory_mib << 8).collect();
+    let missing = || -> Result<u64> {
+        let mut missing = 0;
+        for pfns in pfns.chunks(QUERY) {
+            let mut types = pfns.to_vec();
+            xen.page_types(id, &mut types)?;
+            let there = |word: &&u64| PageType::of(**word).has_data();
+            missing += (types.len() - types.iter().filter(there).count()) as u64;
+        }
+        Ok(missing)
+    };
+    let until = |what: &str, done: &dyn Fn() -> Result<bool>| -> Result<()> {
+        let began = Instant::now();
+        while !done()? {
+            if began.elapsed() > LIMIT {
+                bail!("{what}: not within {LIMIT:?}");
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    };
+
+    let (before, missing_before) = (size()?, missing()?);
+    let mapped: Result<Vec<_>, _> = pfns
+        .chunks(QUERY)
+        .map(|pfns| xen.map(id, Protection::Read, pfns, vec![0; pfns.len()]))
+        .collect();
+    let mapped = mapped?;
+    xl::xl(&["mem-set", &guest.spec.name, "200m"])?;
+    until("pages given back", &|| {
+        Ok(missing()? > missing_before + 4096)
+    })?;
+    let gone = missing()? - missing_before;
+    let counted = size()?;
+    // Not all of its memory need be below what was mapped.
+    if counted + gone / 10 < before {
+        bail!("{gone} pages are gone and mapped, and {counted} of {before} are counted");
+    }
+    drop(mapped);
+    until("frames freed", &|| Ok(size()? + gone <= counted))?;
+    guest.destroy()?;
+    Ok(format!("{gone} pages"))
 }

@@ -200,7 +200,10 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
             self.disks.begin_cut();
             self.guest.fetch_dirty(left, true)?;
         }
-        if !self.guest.confine(left, pages)? {
+        // With all that is kept still mapped, which has the guest's number of pages tell of frames
+        // that are no longer its pages (see `premap`). Nor does it do to map those anew: up to Xen
+        // 4.18 writes to a page that has come back are not tracked.
+        if !self.guest.confine(left, pages)? || premap.was_resized() {
             return Ok(Phase::Resized);
         }
         self.window.dirty_fetch_s = self.laps.lap();

@@ -529,6 +529,7 @@ impl XenDomain {
         self.see_to_guardian()?;
         let suspension = self.ops.suspension(&self.guest)?;
         self.guest.begin_handshake(suspension);
+        self.guest.watch_size(self.mapped_pages);
         let noted = self.keeper.tell_stop(Stop::Requested);
         noted.map_err(|error| self.noting_failed(NOTE, error.into()))?;
         fault::point("requesting");
@@ -552,6 +553,9 @@ impl XenDomain {
             meanwhile.is_busy()
         };
         let done = suspend::wait(&mut self.guest, timeout, cancel, expected, &mut moment);
+        if self.guest.was_resized() {
+            meanwhile.resized();
+        }
         let done = done.map_err(|not_yet| match not_yet {
             NotYet::Failed(error) => error,
             NotYet::GivenUp(why) => {

@@ -40,6 +40,9 @@ pub(super) struct Guest {
     /// A request of ours may stand in xenstore, or the guest be about to do what it said.
     asked: bool,
     began: Instant,
+    /// How many pages it is to have, and whether it was seen with another number of them.
+    pages: u64,
+    resized: bool,
     /// How it is brought to suspend.
     suspension: Suspension,
     pub notice: Box<dyn FnMut(&str)>,
@@ -139,6 +142,8 @@ impl Guest {
             suspended: false,
             asked: false,
             began: Instant::now(),
+            pages: 0,
+            resized: false,
             suspension: Suspension::Handshake,
             notice: Box::new(|_| {}),
         })
@@ -252,6 +257,17 @@ impl Guest {
         self.suspension = suspension;
     }
 
+    /// From here on every look at what it does tells whether it has so many pages.
+    pub fn watch_size(&mut self, pages: u64) {
+        self.pages = pages;
+        self.resized = false;
+    }
+
+    /// Whether a look has found it with another number of pages.
+    pub fn was_resized(&self) -> bool {
+        self.resized
+    }
+
     /// Has the hypervisor stop it: it knows nothing of being asked.
     fn stop_by_hypervisor(&mut self) -> Result<(), DomainError> {
         self.asked = true;
@@ -306,6 +322,7 @@ impl Handshake for Guest {
         let info = call("state", self.id, || self.xen.domain_info(self.id))
             .map_err(|error| self.failed("read the state of", error))?;
         let state = run_state(info.as_ref());
+        self.resized |= info.is_some_and(|info| info.tot_pages != self.pages);
         self.suspended |= state == RunState::Suspended;
         Ok(state)
     }
