@@ -19,5 +19,6 @@ pub mod receiver;
 pub mod serial;
 pub mod spec;
 pub mod stock;
+pub(crate) mod stream;
 pub mod xenstored;
 pub mod xl;
