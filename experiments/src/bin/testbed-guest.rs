@@ -208,8 +208,8 @@ impl Guest {
 
     fn verify(&self) -> Line {
         let started = Instant::now();
-        let answers: Vec<_> = self.writers.iter().map(Writer::verify).collect();
-        let emulated = self.emulated.as_ref().map(EmulatedReads::verify);
+        let answers: Vec<_> = self.writers.iter().map(|w| w.verify.ask()).collect();
+        let emulated = self.emulated.as_ref().map(|e| e.verify.ask());
         let mut total = self.fixed.verify(&self.out);
         if let Some(answer) = emulated {
             let Ok(Verdict { pages, bad, .. }) = answer.recv() else {

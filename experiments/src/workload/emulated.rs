@@ -5,6 +5,7 @@
 //! other, past the page cache. Which one a page has is remembered in memory that the CPU writes. So
 //! a stale page is told from a right one.
 
+use super::looks::{Asked, Asker, looks};
 use super::output::Output;
 use super::pattern::{Page, Stamp};
 use super::sys;
@@ -15,7 +16,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,8 @@ pub struct Progress {
 pub struct EmulatedReads {
     /// Counters, live.
     pub progress: Arc<Progress>,
-    verify: Sender<Sender<Verdict>>,
+    /// Asks for a check of all pages.
+    pub verify: Asker<Verdict>,
     /// Frame numbers of some of the pages.
     frames: Vec<u64>,
 }
@@ -83,7 +85,7 @@ impl EmulatedReads {
     pub fn start(name: &str, seed: u64, out: &Output) -> io::Result<Self> {
         let disk = open(Path::new("/dev").join(name).as_path())?;
         let progress = Arc::new(Progress::default());
-        let (verify, requests) = channel();
+        let (verify, asked) = looks();
         let (frames, told) = channel();
         let mut area = Area {
             seed,
@@ -96,7 +98,7 @@ impl EmulatedReads {
             // Once each, so that frames are there.
             (0..PAGES).for_each(|turn| area.read_next(&disk, turn));
             let _ = frames.send(area.frames());
-            area.run(&disk, &requests);
+            area.run(&disk, &asked);
         });
         let frames = told.recv().map_err(io::Error::other)??;
         Ok(Self {
@@ -104,14 +106,6 @@ impl EmulatedReads {
             verify,
             frames,
         })
-    }
-
-    /// Asks for a check of all pages.
-    #[must_use]
-    pub fn verify(&self) -> Receiver<Verdict> {
-        let (answer, receiver) = channel();
-        let _ = self.verify.send(answer);
-        receiver
     }
 
     /// Frame numbers of some of the pages.
@@ -146,11 +140,9 @@ struct Area {
 }
 
 impl Area {
-    fn run(&mut self, disk: &File, requests: &Receiver<Sender<Verdict>>) {
+    fn run(&mut self, disk: &File, asked: &Asked<Verdict>) {
         for turn in PAGES.. {
-            while let Ok(answer) = requests.try_recv() {
-                let _ = answer.send(self.verify());
-            }
+            asked.answer(|| self.verify());
             self.read_next(disk, turn);
             thread::sleep(PAUSE);
         }

@@ -25,6 +25,7 @@ pub mod devices;
 pub mod emulated;
 pub mod faults;
 pub mod forks;
+pub mod looks;
 pub mod output;
 pub mod pattern;
 pub mod records;

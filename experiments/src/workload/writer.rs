@@ -2,13 +2,13 @@
 //! of it must hold.
 
 use super::config::{Pattern, Rate};
+use super::looks::{Asked, Asker, looks};
 use super::output::Output;
 use super::pattern::{Extent, Mismatch, Page, Stamp};
 use crate::lines::Line;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,8 @@ pub struct Writer {
     /// Counters, live.
     pub progress: Arc<Progress>,
     orders: Arc<Mutex<Orders>>,
-    verify: Sender<Sender<Verdict>>,
+    /// Asks for a full check.
+    pub verify: Asker<Verdict>,
 }
 
 impl Writer {
@@ -67,7 +68,7 @@ impl Writer {
     pub fn start(number: usize, seed: u64, pages: u64, orders: Orders, out: &Output) -> Self {
         let progress = Arc::new(Progress::default());
         let shared = Arc::new(Mutex::new(orders));
-        let (verify, requests) = channel();
+        let (verify, asked) = looks();
         let mut ring = Ring {
             // Area 0 is the static one.
             seed: area_seed(seed, number as u64 + 1),
@@ -86,7 +87,7 @@ impl Writer {
             if let Err(err) = bind_to_cpu(number) {
                 errors.error("bind writer", err);
             }
-            ring.run(&theirs, &requests);
+            ring.run(&theirs, &asked);
         });
         Self {
             progress,
@@ -98,15 +99,6 @@ impl Writer {
     /// Changes the writer's orders.
     pub fn order(&self, change: impl FnOnce(&mut Orders)) {
         change(&mut self.orders.lock().expect("no thread panics with the lock"));
-    }
-
-    /// Asks for a full check; the writer does it itself, between two writes, so
-    /// that what each page must hold is exactly known.
-    #[must_use]
-    pub fn verify(&self) -> Receiver<Verdict> {
-        let (answer, receiver) = channel();
-        let _ = self.verify.send(answer);
-        receiver
     }
 }
 
@@ -167,12 +159,11 @@ impl Ring {
         }
     }
 
-    fn run(&mut self, orders: &Mutex<Orders>, requests: &Receiver<Sender<Verdict>>) {
+    fn run(&mut self, orders: &Mutex<Orders>, asked: &Asked<Verdict>) {
         let mut now = *orders.lock().expect("no thread panics with the lock");
         let (mut writes, mut scrubs) = (Budget::new(), Budget::new());
         loop {
-            while let Ok(answer) = requests.try_recv() {
-                let _ = answer.send(self.verify());
+            if asked.answer(|| self.verify()) {
                 // Time spent checking is not owed as writes.
                 writes = Budget::new();
             }

@@ -11,6 +11,7 @@ pub use writer::{Scan, Writer};
 
 use super::config::{Config, Rate};
 use super::faults::run;
+use super::looks::{Asked, Asker, looks};
 use super::output::Output;
 use super::writer::Budget;
 use crate::lines::Line;
@@ -20,7 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,7 @@ impl Progress {
 pub struct Records {
     /// Counters, live.
     pub progress: Arc<Progress>,
-    scan: Sender<Sender<Scan>>,
+    scan: Asker<Scan>,
 }
 
 impl Records {
@@ -83,24 +84,25 @@ impl Records {
         }
         let progress = Arc::new(Progress::default());
         let mut writer = Writer::new(disks, Arc::clone(&progress), out.clone());
-        let (scan, requests) = channel();
+        let (scan, asked) = looks();
         let (rate, caches) = (config.record_rate, !config.files.is_empty());
         let out = out.clone();
         thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || write(&mut writer, rate, &requests, caches, &out))?;
+            .spawn(move || write(&mut writer, rate, &asked, caches, &out))?;
         Ok(Some(Self { progress, scan }))
     }
 
     /// Has the writer look at every slot between two records, and says what it found.
     pub fn scan(&self) -> io::Result<Line> {
-        let (answer, receiver) = channel();
-        let gone = |_| io::Error::other("the writer of records is gone");
-        self.scan.send(answer).map_err(|_| gone(()))?;
         let began = Instant::now();
-        let scan = receiver
-            .recv_timeout(ANSWER_LIMIT)
-            .map_err(|_| io::Error::other("the writer of records waits for a disk"))?;
+        let answer = self.scan.ask().recv_timeout(ANSWER_LIMIT);
+        let scan = answer.map_err(|why| {
+            io::Error::other(match why {
+                RecvTimeoutError::Disconnected => "the writer of records is gone",
+                RecvTimeoutError::Timeout => "the writer of records waits for a disk",
+            })
+        })?;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Line::new("records")
             .with("slots", scan.slots)
@@ -152,22 +154,18 @@ fn mount(vdev: &str, device: &Path) -> io::Result<PathBuf> {
     Ok(at)
 }
 
-fn write(
-    writer: &mut Writer,
-    rate: Rate,
-    requests: &Receiver<Sender<Scan>>,
-    caches: bool,
-    out: &Output,
-) {
+fn write(writer: &mut Writer, rate: Rate, asked: &Asked<Scan>, caches: bool, out: &Output) {
     let mut budget = Budget::new();
     loop {
-        while let Ok(answer) = requests.try_recv() {
+        let scanned = asked.answer(|| {
             // What the file system remembers is of memory's instant, not the disk's. What its
             // journal still holds stays: there e2fsck sees more, after the guest's end.
             if caches && let Err(err) = std::fs::write("/proc/sys/vm/drop_caches", "3") {
                 out.error("drop caches", err);
             }
-            let _ = answer.send(writer.scan());
+            writer.scan()
+        });
+        if scanned {
             // Time spent looking is not owed as writes.
             budget = Budget::new();
         }
