@@ -6,12 +6,10 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
-use snapshot::image::{AnyImage, Compression, GuestType, Preamble, Record, Tail, libxc};
+use snapshot::image::{AnyImage, Compression, samples};
 use snapshot::page::PageBytes;
-use snapshot::policy::StopReason;
-use snapshot::ports::{Cancel, Identity, ImageSink};
-use snapshot::report::Window;
-use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet, Pfn};
+use snapshot::ports::{Cancel, ImageSink};
+use snapshot::{GuestPage, PAGE_SIZE, PageCount, Pfn};
 
 const PAGES: u64 = 700;
 
@@ -22,49 +20,20 @@ fn image(path: &Path, compressed: bool, fill: impl Fn(u64) -> u8) {
     });
     let image = AnyImage::create(path, Existing::Keep, how, &Cancel::new());
     let mut image = image.expect("created");
-    let mut pages = PageSet::new(PageCount(PAGES));
-    pages.insert_range(0..PAGES);
-    let preamble = Preamble {
-        config: b"{\"c_info\":{}}".to_vec(),
-        guest: GuestType::Hvm,
-        xen_version: (4, 17),
-        static_data: vec![],
-        before_memory: vec![],
-        increment: false,
-    };
-    image.begin(&preamble, &pages).expect("begun");
+    image
+        .begin(&samples::preamble(), &samples::first_pages(PAGES))
+        .expect("begun");
     for pfn in 0..PAGES {
         let page = PageBytes([fill(pfn); PAGE_SIZE]);
         let batch = [(Pfn(pfn), GuestPage::of(&page))];
         image.write(&batch).expect("written");
     }
     let facts = Facts {
-        livesave: "0.1.0".into(),
-        backend: "test".into(),
-        domain: Identity {
-            domid: 3,
-            name: "web1".into(),
-            uuid: "u".into(),
-        },
-        mode: "live".into(),
-        cut: "2026-11-20T12:00:00Z".into(),
         memory_pages: PageCount(PAGES),
         zero_pages: image.zero_pages(),
-        rounds: vec![],
-        stop: StopReason::SmallEnough,
-        window: Window::default(),
-        target: None,
-        brownout: None,
-        id: None,
-        parent: None,
-        held_pages: None,
-        disks: None,
+        ..samples::facts()
     };
-    let tail = Tail {
-        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 5])],
-        libxl: vec![],
-    };
-    image.finish(&tail, &facts).expect("finished");
+    image.finish(&samples::tail(), &facts).expect("finished");
     image.commit().expect("committed");
 }
 

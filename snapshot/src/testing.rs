@@ -8,18 +8,16 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use crate::disks::DiskFacts;
-use crate::image::trailer::Facts;
-use crate::image::{GuestType, Preamble, Record, Tail, libxc};
+pub use crate::image::samples::{facts as some_facts, first_pages, preamble};
+use crate::image::{Preamble, Record, Tail, libxc};
 use crate::lineage::ImageId;
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes};
 
 use crate::page_set::PageSet;
-use crate::policy::StopReason;
 use crate::ports::{
     BoxError, Cancel, Cpu, Disks, Domain, DomainError, Identity, MappedPages, Mapper, Meanwhile,
 };
-use crate::report::Window;
-use crate::units::{Bytes, CpuPercent, PageCount, Pfn};
+use crate::units::{Bytes, CpuPercent, Pfn};
 
 /// Counts calls and fails the one that was asked for.
 #[derive(Clone, Default)]
@@ -206,14 +204,7 @@ impl Domain for FakeDomain {
 
     fn preamble(&mut self) -> Result<Preamble, DomainError> {
         self.call("preamble")?;
-        Ok(Preamble {
-            config: b"{}".to_vec(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
-        })
+        Ok(preamble())
     }
 
     fn memory_map(&mut self) -> Result<Option<PageSet>, DomainError> {
@@ -592,37 +583,4 @@ pub fn entries(directory: &Path) -> Vec<PathBuf> {
         .expect("directory")
         .map(|entry| entry.expect("entry").path())
         .collect()
-}
-
-/// The pages `0..count`.
-pub fn first_pages(count: u64) -> PageSet {
-    let mut pages = PageSet::new(PageCount(count));
-    pages.insert_range(0..count);
-    pages
-}
-
-/// Facts to put into an image.
-pub fn some_facts() -> Facts {
-    Facts {
-        livesave: "0.1.0".into(),
-        backend: "embedded".into(),
-        domain: Identity {
-            domid: 3,
-            name: "db".into(),
-            uuid: "u".into(),
-        },
-        mode: "live".into(),
-        cut: "2026-11-20T12:00:00Z".into(),
-        memory_pages: PageCount(10),
-        zero_pages: PageCount(4),
-        rounds: vec![],
-        stop: StopReason::SmallEnough,
-        window: Window::default(),
-        target: None,
-        brownout: None,
-        id: None,
-        parent: None,
-        held_pages: None,
-        disks: None,
-    }
 }

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
 use snapshot::image::verify::{Course, verify_bytes};
-use snapshot::image::{AnyImage, Compression, GuestType, Preamble, Record, Tail, fuzzing, libxc};
+use snapshot::image::{
+    AnyImage, Compression, GuestType, Preamble, Record, Tail, fuzzing, libxc, samples,
+};
 use snapshot::lineage::{ImageId, Parent};
 use snapshot::page::{PageBytes, PageKind};
-use snapshot::policy::StopReason;
-use snapshot::ports::{Cancel, Identity, ImageSink};
-use snapshot::report::Window;
+use snapshot::ports::{Cancel, ImageSink};
 use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet, Pfn};
 
 /// xorshift64*; the seed is the same in every run.
@@ -44,14 +44,13 @@ fn image(guest: GuestType, compression: Option<Compression>, increment: bool) ->
     pages.insert_range(0..6);
     pages.insert_range(17..20);
     let preamble = Preamble {
-        config: b"{\"c_info\":{}}".to_vec(),
         guest,
-        xen_version: (4, 17),
         static_data: of_pv(&[(libxc::record::X86_PV_INFO, 8)])
             .chain([Record::new(libxc::record::X86_MSR_POLICY, vec![3; 20])])
             .collect(),
         before_memory: of_pv(&[(libxc::record::X86_PV_P2M_FRAMES, 16)]).collect(),
         increment,
+        ..samples::preamble()
     };
     image.begin(&preamble, &pages).expect("begun");
     for fill in [3, 0] {
@@ -69,23 +68,8 @@ fn image(guest: GuestType, compression: Option<Compression>, increment: bool) ->
         image.write(&batch).expect("written");
     }
     let facts = Facts {
-        livesave: "0.1.0".into(),
-        backend: "test".into(),
-        domain: Identity {
-            domid: 3,
-            name: "x".into(),
-            uuid: "u".into(),
-        },
-        mode: "live".into(),
-        cut: "2026-11-20T12:00:00Z".into(),
         memory_pages: pages.count(),
         zero_pages: image.zero_pages(),
-        rounds: vec![],
-        stop: StopReason::SmallEnough,
-        window: Window::default(),
-        target: None,
-        brownout: None,
-        id: None,
         parent: increment.then(|| Parent {
             id: ImageId::random().expect("random"),
             file: "full.xl".into(),
@@ -93,7 +77,7 @@ fn image(guest: GuestType, compression: Option<Compression>, increment: bool) ->
             depth: 1,
         }),
         held_pages: increment.then(|| image.held_pages()),
-        disks: None,
+        ..samples::facts()
     };
     let tail = Tail {
         libxc: if pv {

@@ -6,15 +6,15 @@
 use std::ops::Range;
 use std::path::Path;
 
-use serde_json::json;
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
-use snapshot::image::{AnyImage, Chain, Compression, GuestType, Preamble, Record, Tail, libxc};
+use snapshot::image::{AnyImage, Chain, Compression, Preamble, samples};
 use snapshot::lineage::{Base, ImageId};
 use snapshot::page::PageBytes;
-use snapshot::ports::{Cancel, ImageSink};
+use snapshot::policy::StopReason;
+use snapshot::ports::{Cancel, Identity, ImageSink};
 use snapshot::report::Window;
-use snapshot::{GuestPage, PAGE_SIZE, PageCount, PageSet, Pfn};
+use snapshot::{GuestPage, PAGE_SIZE, PageCount, Pfn};
 
 /// Pages of each image.
 pub const PAGES: u64 = 16;
@@ -46,40 +46,38 @@ pub fn make_on(path: &Path, made: &Made<'_>, base: &Path, pages: Range<u64>, fil
 
 fn write(mut image: AnyImage, made: &Made<'_>, held: Range<u64>, fill: u8, base: Option<&Base>) {
     let preamble = Preamble {
-        config: b"{\"c_info\":{}}".to_vec(),
-        guest: GuestType::Hvm,
-        xen_version: (4, 17),
-        static_data: vec![],
-        before_memory: vec![],
         increment: base.is_some(),
+        ..samples::preamble()
     };
-    let mut pages = PageSet::new(PageCount(PAGES));
-    pages.insert_range(0..PAGES);
-    image.begin(&preamble, &pages).expect("begun");
+    image
+        .begin(&preamble, &samples::first_pages(PAGES))
+        .expect("begun");
     let page = PageBytes([fill; PAGE_SIZE]);
     let all: Vec<_> = held.map(|pfn| (Pfn(pfn), GuestPage::of(&page))).collect();
     image.write(&all).expect("written");
-    let facts = json!({
-        "livesave": env!("CARGO_PKG_VERSION"),
-        "backend": "xen",
-        "domain": { "domid": 7, "name": made.name, "uuid": made.uuid },
-        "mode": "plain",
-        "cut": made.cut,
-        "memory_pages": PAGES,
-        "zero_pages": 0,
-        "rounds": [],
-        "stop": "plain",
-        "window": Window { total_s: 0.25, ..Window::default() },
-        "id": ImageId::random().expect("random"),
-        "parent": base.map(|base| &base.parent),
-        "held_pages": base.is_some().then_some(all.len()),
-    });
-    let facts: Facts = serde_json::from_value(facts).expect("facts");
-    let tail = Tail {
-        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![1; 8])],
-        libxl: vec![],
+    let facts = Facts {
+        livesave: env!("CARGO_PKG_VERSION").into(),
+        backend: "xen".into(),
+        domain: Identity {
+            domid: 7,
+            name: made.name.into(),
+            uuid: made.uuid.into(),
+        },
+        mode: "plain".into(),
+        cut: made.cut.into(),
+        memory_pages: PageCount(PAGES),
+        zero_pages: PageCount(0),
+        stop: StopReason::Plain,
+        window: Window {
+            total_s: 0.25,
+            ..Window::default()
+        },
+        id: Some(ImageId::random().expect("random")),
+        parent: base.map(|base| base.parent.clone()),
+        held_pages: base.is_some().then_some(PageCount(all.len() as u64)),
+        ..samples::facts()
     };
-    image.finish(&tail, &facts).expect("finished");
+    image.finish(&samples::tail(), &facts).expect("finished");
     image.commit().expect("committed");
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use snapshot::image::libxc::record;
-use snapshot::image::{GuestType, Preamble, Record, Tail};
+use snapshot::image::{Preamble, Record, Tail, samples};
 use tempfile::TempDir;
 
 pub const UUID: &str = "2f941814-e7bc-11f1-ba8f-ca684d7748dd";
@@ -108,11 +108,7 @@ impl Bench {
             .collect();
         let preamble = Preamble {
             config: config("web1", UUID, &serde_json::json!(disks)).into_bytes(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
+            ..samples::preamble()
         };
         let mut bytes = preamble.encode();
         let length = 8 + (8 + 4096) * PAGES;

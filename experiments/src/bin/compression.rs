@@ -19,17 +19,15 @@ use experiments::native::{
     DIRECTORY, GUEST, THREADS, ZSTD, median, mixed_guest, options, peak_resident, save,
 };
 use experiments::peers::{self, memory_of, time};
+use snapshot::GuestPage;
 use snapshot::embedded::{EmbeddedGuest, GuestSpec, Pattern, guest_main};
 use snapshot::image::file::Existing;
 use snapshot::image::trailer::Facts;
 use snapshot::image::verify::{Course, verify};
-use snapshot::image::{AnyImage, GuestType, Preamble, Tail};
+use snapshot::image::{AnyImage, Tail, samples};
 use snapshot::page::PageBytes;
-use snapshot::policy::StopReason;
-use snapshot::ports::{Cancel, Identity, ImageSink};
-use snapshot::report::Window;
-use snapshot::units::{Bytes, PageCount, Pfn};
-use snapshot::{GuestPage, PageSet};
+use snapshot::ports::{Cancel, ImageSink};
+use snapshot::units::{Bytes, Pfn};
 
 const RESIDENT: &str = "resident";
 /// Sizes of guests, in GiB, of which the saves' memory is measured, and what it may be.
@@ -216,17 +214,8 @@ fn superseded(directory: &Path) -> Result<()> {
     for again in [0, 10, 20, 30, 50, 100] {
         let path = directory.join("superseded.xl.zst");
         let mut image = AnyImage::create(&path, Existing::Keep, Some(ZSTD), &Cancel::new())?;
-        let mut pages = PageSet::new(PageCount(memory.len() as u64));
-        pages.insert_range(0..memory.len() as u64);
-        let preamble = Preamble {
-            config: b"{}".to_vec(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
-        };
-        image.begin(&preamble, &pages)?;
+        let pages = samples::first_pages(memory.len() as u64);
+        image.begin(&samples::preamble(), &pages)?;
         let all: Vec<_> = (0..)
             .map(Pfn)
             .zip(memory.iter().map(GuestPage::of))
@@ -242,26 +231,9 @@ fn superseded(directory: &Path) -> Result<()> {
         let write = began.elapsed().as_secs_f64();
         let began = Instant::now();
         let facts = Facts {
-            livesave: String::new(),
-            backend: String::new(),
-            domain: Identity {
-                domid: 0,
-                name: String::new(),
-                uuid: String::new(),
-            },
-            mode: String::new(),
-            cut: String::new(),
             memory_pages: pages.count(),
             zero_pages: image.zero_pages(),
-            rounds: vec![],
-            stop: StopReason::SmallEnough,
-            window: Window::default(),
-            target: None,
-            brownout: None,
-            id: None,
-            parent: None,
-            held_pages: None,
-            disks: None,
+            ..samples::facts()
         };
         let finished = image.finish(&Tail::default(), &facts)?;
         let finish = began.elapsed().as_secs_f64();

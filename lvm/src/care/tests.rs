@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 use snapshot::image::any::AnyImage;
 use snapshot::image::file::Existing;
-use snapshot::image::{GuestType, Preamble, Record, Tail, libxc};
+use snapshot::image::samples;
+use snapshot::image::trailer::Facts;
+use snapshot::lineage::ImageId;
 use snapshot::ports::{Cancel, ImageSink};
-use snapshot::report::Window;
 use snapshot::{PageCount, PageSet};
 
 use super::*;
@@ -97,29 +98,17 @@ impl Run for Told {
 
 /// An image of that identity.
 fn make_image(path: &Path, id: &str) {
-    let preamble = Preamble {
-        config: b"{\"c_info\":{}}".to_vec(),
-        guest: GuestType::Hvm,
-        xen_version: (4, 17),
-        static_data: vec![],
-        before_memory: vec![],
-        increment: false,
-    };
     let mut image = AnyImage::create(path, Existing::Keep, None, &Cancel::new()).expect("created");
     image
-        .begin(&preamble, &PageSet::new(PageCount(1)))
+        .begin(&samples::preamble(), &PageSet::new(PageCount(1)))
         .expect("begun");
-    let facts = json!({
-        "livesave": "0", "backend": "xen", "domain": { "domid": 7, "name": "g", "uuid": "u" },
-        "mode": "plain", "cut": "2026-11-20T10:00:00Z", "memory_pages": 0, "zero_pages": 0,
-        "rounds": [], "stop": "plain", "window": Window::default(), "id": id,
-    });
-    let tail = Tail {
-        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![1; 8])],
-        libxl: vec![],
+    let facts = Facts {
+        memory_pages: PageCount(0),
+        zero_pages: PageCount(0),
+        id: Some(ImageId::try_from(id.to_owned()).expect("an identity")),
+        ..samples::facts()
     };
-    let facts = serde_json::from_value(facts).expect("facts");
-    image.finish(&tail, &facts).expect("finished");
+    image.finish(&samples::tail(), &facts).expect("finished");
     image.commit().expect("committed");
 }
 

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::image::file::Existing;
     use crate::image::{GuestType, Preamble, RawImage, Reader, Tail, libxc};
-    use crate::testing::{first_pages, some_facts};
+    use crate::testing::{first_pages, preamble, some_facts};
 
     #[test]
     fn what_is_held_is_of_the_kind_of_its_newest_copy() {
@@ -152,12 +152,8 @@ mod tests {
         let path = dir.path().join("x.xl");
         let mut image = RawImage::create(&path, Existing::Keep).expect("created");
         let preamble = Preamble {
-            config: b"{}".to_vec(),
             guest: GuestType::Pv,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
+            ..preamble()
         };
         image.begin(&preamble, &first_pages(3)).expect("begun");
         let mut capture = Capture::new(PageCount(10).bytes());

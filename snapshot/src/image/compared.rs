@@ -125,7 +125,7 @@ impl<S: ImageSink> ImageSink for Compared<'_, S> {
 mod tests {
     use super::*;
     use crate::image::file::Existing;
-    use crate::image::{AnyImage, Chain, Compression, GuestType, Reader};
+    use crate::image::{AnyImage, Chain, Compression, Reader, samples};
     use crate::lineage::ImageId;
     use crate::ports::Cancel;
     use crate::testing::{first_pages, some_facts};
@@ -134,12 +134,8 @@ mod tests {
 
     fn preamble(increment: bool) -> Preamble {
         Preamble {
-            config: b"{}".to_vec(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
             increment,
+            ..samples::preamble()
         }
     }
 

@@ -352,25 +352,17 @@ mod tests {
 
     use super::*;
     use crate::image::file::Existing;
-    use crate::image::{AnyImage, Compression, GuestType, Preamble, Tail};
+    use crate::image::{AnyImage, Compression, Tail};
     use crate::page::{GuestPage, PageBytes};
     use crate::page_set::PageSet;
     use crate::ports::{Cancel, ImageSink};
-    use crate::testing::some_facts;
+    use crate::testing::{preamble, some_facts};
     use crate::units::PageCount;
 
     type Writes<'a> = &'a [(Range<u64>, u8)];
 
     fn image(dir: &Path, name: &str, compressed: bool, pages: Range<u64>, writes: Writes<'_>) {
         let path = dir.join(name);
-        let preamble = Preamble {
-            config: b"{}".to_vec(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
-        };
         let mut existing = PageSet::new(PageCount(200));
         existing.insert_range(pages);
         let how = compressed.then_some(Compression {
@@ -379,7 +371,7 @@ mod tests {
         });
         let image = AnyImage::create(&path, Existing::Keep, how, &Cancel::new());
         let mut image = image.expect("created");
-        image.begin(&preamble, &existing).expect("begun");
+        image.begin(&preamble(), &existing).expect("begun");
         for (range, fill) in writes {
             let page = PageBytes([*fill; PAGE_SIZE]);
             let batch = range.clone().map(|n| (Pfn(n), GuestPage::of(&page)));

@@ -25,6 +25,8 @@ pub mod libxc;
 pub mod libxl;
 pub mod raw;
 pub mod reader;
+#[doc(hidden)]
+pub mod samples;
 pub mod source;
 pub mod stream;
 pub mod trailer;

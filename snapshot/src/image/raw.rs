@@ -294,21 +294,10 @@ mod tests {
     use crate::image::layout::RECORD_HEAD;
     use crate::image::reader::Reader;
     use crate::image::{Record, libxc};
-    use crate::testing::some_facts;
+    use crate::testing::{preamble, some_facts};
 
     fn page(fill: u8) -> PageBytes {
         PageBytes([fill; PAGE_SIZE])
-    }
-
-    fn preamble() -> Preamble {
-        Preamble {
-            config: b"{\"c_info\":{}}".to_vec(),
-            guest: GuestType::Hvm,
-            xen_version: (4, 17),
-            static_data: vec![],
-            before_memory: vec![],
-            increment: false,
-        }
     }
 
     fn existing(ranges: &[std::ops::Range<u64>]) -> PageSet {

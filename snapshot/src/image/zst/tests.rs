@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::image::file::Existing;
-use crate::image::{GuestType, ImageError, Preamble, Reader, Record, Tail, libxc};
+use crate::image::samples::tail;
+use crate::image::{GuestType, ImageError, Preamble, Reader, libxc};
 use crate::page::{GuestPage, PAGE_SIZE, PageBytes, PageKind};
 use crate::page_set::PageSet;
 use crate::ports::{Cancel, ImageSink};
-use crate::testing::{entries, first_pages, some_facts};
+use crate::testing::{entries, first_pages, preamble, some_facts};
 use crate::units::{PageCount, Pfn};
 
 const PAGES: u64 = 3000;
@@ -17,24 +18,6 @@ struct Bench {
     dir: tempfile::TempDir,
     image: ZstdImage,
     cancel: Cancel,
-}
-
-fn preamble() -> Preamble {
-    Preamble {
-        config: b"{\"c_info\":{}}".to_vec(),
-        guest: GuestType::Hvm,
-        xen_version: (4, 17),
-        static_data: vec![],
-        before_memory: vec![],
-        increment: false,
-    }
-}
-
-fn tail() -> Tail {
-    Tail {
-        libxc: vec![Record::new(libxc::record::HVM_CONTEXT, vec![7; 5])],
-        libxl: vec![],
-    }
 }
 
 /// A page that says which it is; 0 is a page of zeros.
