@@ -10,7 +10,7 @@ use ::lvm::tags::Tagged;
 use anyhow::{Context, Result, bail, ensure};
 use snapshot::disks::{DiskFacts, Kept, SnapshotKept};
 
-use super::guardian::KILLED;
+use super::dying::KILLED;
 use super::saves::devices_go_on;
 use super::{Bench, Kind, Test};
 use crate::dom0::livesave::{LIMIT, Report, exit};

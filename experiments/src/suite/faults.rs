@@ -1,7 +1,7 @@
 //! Calls that fail, each in a save of its own, and a disk that is slow. `livesave-faults` has the
 //! calls fail; the table is in the testbed's FAULTS.md.
 
-use super::guardian::{recover, settled};
+use super::dying::{recover, settled};
 use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::hypervisor::Domain;

@@ -1,7 +1,7 @@
 //! Guests that are throttled without a save, by a process that holds them so and is then killed:
 //! quicker than a save, so that it can be done often.
 
-use super::guardian::{KILLED, recover, settled};
+use super::dying::{KILLED, recover, settled};
 use super::throttle::{OTHER, OWN, must_have_cap, must_not_be_paused, set_cap, share};
 use super::{Bench, Kind, Test};
 use crate::dom0::hold::{Hold, THROTTLED};

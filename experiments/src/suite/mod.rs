@@ -8,6 +8,7 @@ pub mod compare;
 pub mod compressed;
 pub mod cut;
 pub mod disks;
+mod dying;
 pub mod endings;
 pub mod failures;
 pub mod faults;
@@ -20,6 +21,7 @@ mod in_a_row;
 pub mod increments;
 pub mod interference;
 pub mod mapping;
+pub mod others;
 pub mod packaged;
 pub mod plan;
 pub mod pv;
@@ -123,6 +125,7 @@ pub fn all() -> Vec<Test> {
     tests.extend(failures::tests());
     tests.extend(signals::tests());
     tests.extend(guardian::tests());
+    tests.extend(others::tests());
     tests.extend(faults::tests());
     tests.extend(xenstored::tests());
     tests.extend(endings::tests());
@@ -186,7 +189,7 @@ impl Bench {
     #[must_use]
     pub fn faulty(&self) -> Livesave {
         Livesave {
-            binary: guardian::FAULTY.into(),
+            binary: dying::FAULTY.into(),
             ..self.livesave.clone()
         }
     }

@@ -1,7 +1,7 @@
 //! Guests that are slowed: whatever becomes of the save, each runs on with its own CPU cap and
 //! without a pause.
 
-use super::guardian::{die, must_be_right, recover, settled};
+use super::dying::{die, must_be_right, recover, settled};
 use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::harm::Harm;

@@ -3,8 +3,8 @@
 //! Where it matters, the save stops itself at a named point, so that xenstored is stopped at that
 //! very place.
 
+use super::dying::{FAULTY, must_be_right, settled};
 use super::faults::{must_be_over, start};
-use super::guardian::{FAULTY, must_be_right, settled};
 use super::{Bench, Kind, Test};
 use crate::dom0::guest::Guest;
 use crate::dom0::hypervisor::Domain;
