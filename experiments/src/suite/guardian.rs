@@ -1,11 +1,12 @@
 //! Saves that are killed: the guardian puts the guest right, and `livesave recover` does where the
 //! guardian was killed too.
 
-// Some for the guests of the other types.
-use super::dying::{FAULTY, JOURNALS, die};
+// The tests of guests of other types take these from here.
 pub(super) use super::dying::{
     POINTS, at_points, both_at_points, must_be_right, plain_killed_at_points, recover, settled,
 };
+
+use super::dying::{FAULTY, JOURNALS, die};
 use super::saves::finish;
 use super::{Bench, Kind, Test};
 use crate::dom0::livesave::LIMIT;
