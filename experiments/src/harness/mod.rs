@@ -14,6 +14,7 @@ pub mod progress;
 pub mod record;
 pub mod report;
 pub mod room;
+pub mod study;
 pub mod sweep;
 mod sys;
 pub mod testbed;
