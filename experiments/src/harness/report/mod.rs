@@ -17,6 +17,7 @@ pub mod group;
 pub mod guide;
 pub mod html;
 pub mod measure;
+mod options;
 pub mod plot;
 pub mod sample;
 pub mod stats;
