@@ -17,6 +17,7 @@ pub mod room;
 pub mod study;
 pub mod sweep;
 mod sys;
+mod taken;
 pub mod testbed;
 pub mod wire;
 mod witness;
