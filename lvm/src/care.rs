@@ -109,7 +109,7 @@ pub fn finish(run: &mut impl Run, volumes: &[Volume]) -> Result<(), LvmError> {
 /// # Errors
 /// [`LvmError`]; what LVM held for it is let go.
 pub fn discard(run: &mut impl Run, volume: &Volume) -> Result<(), LvmError> {
-    let removed = commands::remove(run, &volume.full_name());
+    let removed = commands::remove(run, &volume.full_name(), LIMIT);
     if removed.is_err() {
         let_go_of(volume);
     }

@@ -78,9 +78,8 @@ pub fn make_ready(
 ///
 /// # Errors
 /// [`RunError`].
-pub fn remove(run: &mut impl Run, full_name: &str) -> Result<(), RunError> {
-    let words = ["-q", "-f", "-y", full_name].map(str::to_owned);
-    of_words(run, "lvremove", words.to_vec())
+pub fn remove(run: &mut impl Run, full_name: &str, limit: Duration) -> Result<(), RunError> {
+    of_words(run, "lvremove", &["-q", "-f", "-y", full_name], limit)
 }
 
 /// Takes a tag off a volume.
@@ -88,20 +87,28 @@ pub fn remove(run: &mut impl Run, full_name: &str) -> Result<(), RunError> {
 /// # Errors
 /// [`RunError`].
 pub fn untag(run: &mut impl Run, full_name: &str, tag: &str) -> Result<(), RunError> {
-    let words = ["-q", "--deltag", tag, full_name].map(str::to_owned);
-    of_words(run, "lvchange", words.to_vec())
+    let words = ["-q", "--deltag", tag, full_name];
+    of_words(run, "lvchange", &words, LIMIT)
 }
 
-/// Makes a thin snapshot's device, to be read.
+/// Gives a volume its device, also one that is to have none on its own.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn activate(run: &mut impl Run, full_name: &str) -> Result<(), RunError> {
-    let words = ["-q", "-ay", "-K", full_name].map(str::to_owned);
-    of_words(run, "lvchange", words.to_vec())
+pub fn activate(run: &mut impl Run, full_name: &str, limit: Duration) -> Result<(), RunError> {
+    of_words(run, "lvchange", &["-q", "-ay", "-K", full_name], limit)
 }
 
-fn of_words(run: &mut impl Run, program: &str, words: Vec<String>) -> Result<(), RunError> {
-    let arguments: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    run.run(program, &arguments, LIMIT, &mut || ()).map(drop)
+/// Runs a command that nothing else is done beside, and that has nothing to say.
+///
+/// # Errors
+/// [`RunError`].
+pub(crate) fn of_words(
+    run: &mut impl Run,
+    program: &str,
+    words: &[&str],
+    limit: Duration,
+) -> Result<(), RunError> {
+    let arguments: Vec<_> = words.iter().map(OsString::from).collect();
+    run.run(program, &arguments, limit, &mut || ()).map(drop)
 }

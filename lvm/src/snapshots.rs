@@ -11,7 +11,7 @@ use snapshot::ports::{BoxError, Cancel, Disks};
 use snapshot::units::Bytes;
 
 use crate::care::{discard, finish, free_all, is_there, of_image, remove_all};
-use crate::commands::{self, LvmError};
+use crate::commands::{self, LIMIT, LvmError};
 use crate::copy::copy;
 use crate::cut::{Cutter, How, Making};
 use crate::dm::{Device, Dm};
@@ -148,7 +148,7 @@ impl<R: Run> Snapshots<R> {
                 continue;
             };
             if pool.is_some() {
-                commands::activate(&mut self.run, &planned.full_name())?;
+                commands::activate(&mut self.run, &planned.full_name(), LIMIT)?;
             }
             let device = PathBuf::from(format!("/dev/{}", planned.full_name()));
             copy(&device, planned.size, file, &self.cancel, &mut |done| {

@@ -1,13 +1,13 @@
 //! LVM's command lines that restore disks.
 
-use std::ffi::OsString;
 use std::time::Duration;
 
 use snapshot::units::Bytes;
 
 use super::error::Failure;
 use super::names::RESTORED;
-use crate::run::Run;
+use crate::commands::{self, of_words};
+use crate::run::{Run, RunError};
 
 /// Runs them.
 pub(super) struct Lvm<'a, R> {
@@ -71,7 +71,8 @@ impl<R: Run> Lvm<'_, R> {
 
     /// Gives a volume its device, also one that is to have none on its own.
     pub fn activate(&mut self, volume: &str) -> Result<(), Failure> {
-        self.call("activate", volume, "lvchange", &["-q", "-ay", "-K", volume])
+        let done = commands::activate(self.run, volume, self.limit);
+        told("activate", volume, done)
     }
 
     /// Takes a volume's device away; fails if somebody has it open.
@@ -87,7 +88,8 @@ impl<R: Run> Lvm<'_, R> {
 
     /// Removes a volume.
     pub fn remove(&mut self, volume: &str) -> Result<(), Failure> {
-        self.call("remove", volume, "lvremove", &["-q", "-f", "-y", volume])
+        let done = commands::remove(self.run, volume, self.limit);
+        told("remove", volume, done)
     }
 
     /// Has a thick volume put back to that snapshot of it, which is no more then: at once, or when
@@ -115,12 +117,16 @@ impl<R: Run> Lvm<'_, R> {
         program: &str,
         arguments: &[&str],
     ) -> Result<(), Failure> {
-        let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-        let done = self.run.run(program, &arguments, self.limit, &mut || ());
-        done.map(drop).map_err(|source| Failure::Command {
-            operation,
-            volume: volume.to_owned(),
-            source,
-        })
+        let done = of_words(self.run, program, arguments, self.limit);
+        told(operation, volume, done)
     }
+}
+
+/// Says of a failed command what it was to do.
+fn told(operation: &'static str, volume: &str, done: Result<(), RunError>) -> Result<(), Failure> {
+    done.map_err(|source| Failure::Command {
+        operation,
+        volume: volume.to_owned(),
+        source,
+    })
 }

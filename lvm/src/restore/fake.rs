@@ -10,7 +10,7 @@ use std::time::Duration;
 use snapshot::disks::{CopyKept, DiskFacts, DiskKept, Kept, SnapshotKept};
 use snapshot::units::Bytes;
 
-use super::Place;
+use super::{Place, RestoreError};
 use crate::run::{Run, RunError};
 
 /// The size of every disk.
@@ -126,6 +126,16 @@ impl Fake {
             line
         };
         self.asked.iter().map(plain).collect()
+    }
+
+    /// That error says why, and nothing was touched before it.
+    pub fn must_have_refused(&self, error: &RestoreError, words: &[&str]) {
+        let RestoreError::Refused(refusal) = error else {
+            panic!("{error}");
+        };
+        let text = refusal.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        assert!(self.asked.iter().all(|asked| asked == "lvs"));
     }
 
     pub fn names(&self) -> Vec<String> {

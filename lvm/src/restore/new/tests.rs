@@ -35,12 +35,7 @@ impl Bench {
 
     fn refused(&mut self, kept: Kept, words: &[&str]) {
         let error = self.plan(vec![kept]).expect_err("refused");
-        let RestoreError::Refused(refusal) = error else {
-            panic!("{error}");
-        };
-        let text = refusal.to_string();
-        assert!(words.iter().all(|word| text.contains(word)), "{text}");
-        assert!(self.fake.asked().iter().all(|asked| asked == "lvs"));
+        self.fake.must_have_refused(&error, words);
     }
 }
 
