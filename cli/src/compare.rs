@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 use serde_json::{Value, json};
 use snapshot::image::Chain;
-use snapshot::image::index::{Difference, compare, pages_of};
+use snapshot::image::difference::{Difference, compare, pages_of};
 use snapshot::units::PageCount;
 
 use crate::args::DiffArgs;

@@ -1,23 +1,22 @@
 //! Where the newest copy of each page stands in an image, or in a chain of images, as runs of
 //! pages: for reading any page, for comparing images, for making one of a chain.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
 use super::existing::Ranges;
 use super::libxc::record;
 use super::{ImageError, Reader};
 use crate::page::PAGE_SIZE;
 use crate::page_set::PageSet;
 use crate::units::{PageCount, Pfn};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-/// Pages compared at a time.
-const CHUNK: u64 = 256;
+/// Pages read at a time.
+pub(super) const CHUNK: u64 = 256;
 
 /// Pages that follow one another in number and in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    pages: u64,
+pub(super) struct Run {
+    pub pages: u64,
     /// In which of the images.
     image: usize,
     /// Where the first stands in its stream.
@@ -213,7 +212,7 @@ impl<'r> PageIndex<'r> {
     }
 
     /// The run that holds a page, or the first behind it: its part from there on.
-    fn from(&self, pfn: u64) -> Option<(u64, Run)> {
+    pub(super) fn from(&self, pfn: u64) -> Option<(u64, Run)> {
         let before = self.runs.range(..=pfn).next_back();
         if let Some((&start, &run)) = before
             && start + run.pages > pfn
@@ -248,7 +247,12 @@ impl<'r> PageIndex<'r> {
     }
 
     /// Reads the first pages of a run.
-    fn read(&self, run: Run, pages: u64, buffer: &mut Vec<u8>) -> Result<(), ImageError> {
+    pub(super) fn read(
+        &self,
+        run: Run,
+        pages: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ImageError> {
         buffer.resize(pages as usize * PAGE_SIZE, 0);
         self.images[run.image].read_exact(buffer, run.at)
     }
@@ -265,87 +269,8 @@ impl Run {
     }
 }
 
-/// In what two images differ, as ranges of page numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Pages that are equal.
-    pub equal: u64,
-    /// Pages that are in both and differ.
-    pub differ: Vec<Range<u64>>,
-    /// Pages that the first alone has.
-    pub only_first: Vec<Range<u64>>,
-    /// Pages that the second alone has.
-    pub only_second: Vec<Range<u64>>,
-}
-
-/// How many pages some ranges hold.
-#[must_use]
-pub fn pages_of(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|range| range.end - range.start).sum()
-}
-
-/// Compares two images page by page. `progress` hears how many pages were looked at since it was
-/// last called.
-///
-/// # Errors
-/// [`ImageError`].
-pub fn compare(
-    first: &PageIndex<'_>,
-    second: &PageIndex<'_>,
-    mut progress: impl FnMut(u64),
-) -> Result<Difference, ImageError> {
-    let mut found = Difference::default();
-    let (mut one, mut two) = (vec![], vec![]);
-    let mut pfn = 0;
-    loop {
-        let next = (first.from(pfn), second.from(pfn));
-        let pages = match next {
-            (None, None) => return Ok(found),
-            (Some((start, a)), Some((same, b))) if start == same => {
-                let pages = a.pages.min(b.pages).min(CHUNK);
-                first.read(a, pages, &mut one)?;
-                second.read(b, pages, &mut two)?;
-                for number in 0..pages as usize {
-                    let page = number * PAGE_SIZE..(number + 1) * PAGE_SIZE;
-                    if one[page.clone()] == two[page] {
-                        found.equal += 1;
-                    } else {
-                        append(&mut found.differ, start + number as u64, 1);
-                    }
-                }
-                pfn = start + pages;
-                pages
-            }
-            // Up to where the other has pages again.
-            (Some((start, a)), other) if other.is_none_or(|(other, _)| start < other) => {
-                let room = other.map_or(u64::MAX, |(other, _)| other - start);
-                let pages = a.pages.min(room);
-                append(&mut found.only_first, start, pages);
-                pfn = start + pages;
-                pages
-            }
-            (other, Some((start, b))) => {
-                let room = other.map_or(u64::MAX, |(other, _)| other - start);
-                let pages = b.pages.min(room);
-                append(&mut found.only_second, start, pages);
-                pfn = start + pages;
-                pages
-            }
-            (Some(_), None) => unreachable!("no other is behind none"),
-        };
-        progress(pages);
-    }
-}
-
-fn append(ranges: &mut Vec<Range<u64>>, start: u64, pages: u64) {
-    match ranges.last_mut() {
-        Some(last) if last.end == start => last.end += pages,
-        _ => ranges.push(start..start + pages),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
@@ -361,7 +286,14 @@ mod tests {
 
     type Writes<'a> = &'a [(Range<u64>, u8)];
 
-    fn image(dir: &Path, name: &str, compressed: bool, pages: Range<u64>, writes: Writes<'_>) {
+    /// Makes an image that has these pages, and writes some of them, in their order.
+    pub(in crate::image) fn image(
+        dir: &Path,
+        name: &str,
+        compressed: bool,
+        pages: Range<u64>,
+        writes: Writes<'_>,
+    ) {
         let path = dir.join(name);
         let mut existing = PageSet::new(PageCount(200));
         existing.insert_range(pages);
@@ -383,42 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn images_of_both_kinds_are_compared_page_by_page() {
+    fn pages_of_a_range_are_read_and_counted() {
         let dir = tempfile::tempdir().expect("directory");
-        image(
-            dir.path(),
-            "a",
-            false,
-            10..120,
-            &[(10..120, 1), (40..50, 2)],
-        );
-        // Page 42 came twice, and its first copy is another than that of the first image.
-        let writes = [
-            (20..130, 1),
-            (40..45, 3),
-            (40..50, 2),
-            (60..61, 0),
-            (62..64, 7),
-        ];
-        image(dir.path(), "b", true, 20..130, &writes);
-        let a = Reader::open(&dir.path().join("a")).expect("readable");
+        image(dir.path(), "b", true, 20..130, &[(20..130, 1)]);
         let b = Reader::open(&dir.path().join("b")).expect("readable");
-        let (a, b) = (
-            PageIndex::of(&a).expect("read"),
-            PageIndex::of(&b).expect("read"),
-        );
-        assert_eq!((a.count(), b.count()), (110, 110));
-        let mut done = 0;
-        let found = compare(&a, &b, |pages| done += pages).expect("compared");
-        let want = Difference {
-            equal: 97,
-            differ: vec![60..61, 62..64],
-            only_first: vec![10..20],
-            only_second: vec![120..130],
-        };
-        assert_eq!(found, want);
-        assert_eq!(done, 120);
-        assert_eq!(pages_of(&found.differ), 3);
+        let b = PageIndex::of(&b).expect("read");
         let mut seen = vec![];
         let take = |pfn: Pfn, page: &[u8; PAGE_SIZE]| {
             seen.push((pfn.0, page[0]));

@@ -5,14 +5,16 @@
 //! stream), [`libxc`] (the hypervisor's records, the memory among them), [`layout`] (where each
 //! page's slot is), [`checksums`] and [`trailer`] (livesave's own facts, behind what stock tools
 //! read). [`raw`] writes one; [`zst`] writes and reads the compressed kind. [`reader`] reads both,
-//! through [`source`]; [`verify`] looks at all of one, [`index`] finds and compares pages, [`stream`]
-//! gives one to `xl restore`. [`chain`] is an increment with all that it is built on, [`existing`] the
-//! pages that a guest had, [`compared`] leaves out pages that are as they were. None knows of domains.
+//! through [`source`]; [`verify`] looks at all of one, [`index`] finds pages, [`difference`] compares
+//! those of two images, [`stream`] gives one to `xl restore`. [`chain`] is an increment with all that it
+//! is built on, [`existing`] the pages that a guest had, [`compared`] leaves out pages that are as they
+//! were. None knows of domains.
 
 pub mod any;
 pub mod chain;
 pub mod checksums;
 pub mod compared;
+pub mod difference;
 pub mod existing;
 pub mod file;
 mod filled;
