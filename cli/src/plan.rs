@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use snapshot::engine::sample;
+use snapshot::forecast::{Doubt, PastWindow};
 use snapshot::plan::{Outlook, Sample, foretell};
 use snapshot::policy::{Goal, StopReason};
 use snapshot::ports::{Domain, Identity};
@@ -39,6 +40,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     })?;
     let identity = domain.identity().clone();
     let past = history().of(&identity.uuid);
+    let now = domain.circumstances(true);
     let sample = sample(&mut domain, args.watch, &cancel, &mut |warning| {
         warn(warning);
     })?;
@@ -48,19 +50,19 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         ..goal
     };
     let limits = limits();
-    let as_it_is = foretell(&sample, &past, &limits, &goal, None);
-    let mut outlooks = vec![foretell(&sample, &past, &limits, &free, None)];
+    let as_it_is = foretell(&sample, &past, &now, &limits, &goal, None);
+    let mut outlooks = vec![foretell(&sample, &past, &now, &limits, &free, None)];
     for share in SHARES {
         let cap = CpuPercent((sample.cpu_percent * share).round() as u32);
         if cap.0 > 0 {
-            outlooks.push(foretell(&sample, &past, &limits, &free, Some(cap)));
+            outlooks.push(foretell(&sample, &past, &now, &limits, &free, Some(cap)));
         }
     }
     if args.json {
         let plan = json!({
             "domain": identity,
             "sample": sample,
-            "learned_from_saves": past.len(),
+            "learned_from_saves": learned_from(&past),
             "max_downtime_s": args.max_downtime.as_secs_f64(),
             "save": as_it_is,
             "outlooks": outlooks,
@@ -70,8 +72,14 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     }
     line(&about(&identity, &sample));
     line(&table(&outlooks));
-    line(&verdict(&as_it_is, args.max_downtime, past.is_empty()));
+    line(&verdict(&as_it_is, args.max_downtime));
     Ok(())
+}
+
+/// How many saves of this guest are known; of others, if there are none.
+fn learned_from(past: &[PastWindow]) -> usize {
+    let own = past.iter().filter(|window| !window.of_another).count();
+    if own > 0 { own } else { past.len() }
 }
 
 fn goal(args: &PlanArgs, sample: &Sample) -> Goal {
@@ -145,7 +153,7 @@ fn because(stop: StopReason) -> &'static str {
     }
 }
 
-fn verdict(outlook: &Outlook, wanted: Duration, unlearned: bool) -> String {
+fn verdict(outlook: &Outlook, wanted: Duration) -> String {
     let met = if outlook.window_s <= wanted.as_secs_f64() {
         "within"
     } else {
@@ -155,11 +163,12 @@ fn verdict(outlook: &Outlook, wanted: Duration, unlearned: bool) -> String {
         || "without throttling the guest".to_owned(),
         |to| format!("throttling the guest to {to} of a CPU for a moment"),
     );
-    let grain = if unlearned {
-        "\nNo guest of this host has been saved since it was started: the pause's fixed part is a \
-         guess on the safe side."
-    } else {
-        ""
+    let grain = match outlook.doubt {
+        Some(Doubt::Guess) => "\nNo guest of this host has been saved since it was started: the \
+             pause's fixed part is a guess."
+            .to_owned(),
+        Some(doubt) => format!("\nThe pause is foretold poorly, {doubt}."),
+        None => String::new(),
     };
     format!(
         "`livesave` would pause it for about {}, {met} the {} asked for, {how}.{grain}",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 use snapshot::disks::{DiskFacts, Kept};
-use snapshot::forecast::PastWindow;
+use snapshot::forecast::{Circumstances, PastWindow};
 use snapshot::history::History;
 use snapshot::image::file::{Existing, partial_name};
 use snapshot::image::{AnyImage, Chain, Compared, Compression, ImageError, largest_for};
@@ -111,8 +111,10 @@ fn attempt(
         must_be_ours_alone(dir)?;
     }
     let past = history().of(&domain.identity().uuid);
+    let now = domain.circumstances(!args.keep_cap);
     let options = Options {
         base,
+        now,
         keep_tracking: args.periodic.incremental == Some(IncrementalArg::Tracked)
             && domain.no_increments().is_none(),
         ..options(args, past)
@@ -160,7 +162,7 @@ fn attempt(
     if let Some(replaced) = &replaced {
         disks::give_up(replaced, &path);
     }
-    if let Some(window) = lesson(&report) {
+    if let Some(window) = lesson(&report, now) {
         // The image is whole; the next forecast will be worse by it, and that is all.
         let _ = history().add(&report.facts.domain.uuid, window);
     }
@@ -243,12 +245,12 @@ fn options(args: &SaveArgs, past: Vec<PastWindow>) -> Options {
 }
 
 /// What a save teaches of the guest's pauses. A plain one is all copying.
-fn lesson(report: &Report) -> Option<PastWindow> {
+fn lesson(report: &Report, now: Circumstances) -> Option<PastWindow> {
     let facts = &report.facts;
     if facts.mode == Mode::Plain.name() {
         return None;
     }
-    let mut window = PastWindow::of(&facts.window, &facts.rounds);
+    let mut window = PastWindow::of(&facts.window, &facts.rounds, now);
     if facts.parent.is_some() {
         // Its first pass was not one over all memory.
         window.first_pass_s = 0.0;

@@ -10,17 +10,27 @@
 //! host and hardly on the save; `page`: mapping and copying one page; `left`: what is dirty when
 //! the guest is asked to suspend; `extra`: what it dirties until it stands, which is a bit for
 //! freezing itself, and its working pace for as long as its tasks still run. All of it is learned from
-//! the windows of this guest's earlier saves; where there are none, from other guests of this
-//! host; and where there are none either, from constants that are on the safe side. The cost of
-//! a page is also measured in the save itself.
+//! the windows of earlier saves, of this guest and of others, each weighed by how like its
+//! circumstances were ([`likeness`]); where there are none, from constants, for all but HVM
+//! guests on the safe side. The cost of a page is also measured in the save itself.
+//!
+//! Freezing is most of `fixed`, and between saves that are alike in all that is known of them it
+//! differed threefold on an emulated host. No rule foretells that; [`Costs::doubt`] says where it is so.
+
+mod likeness;
+
+use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::likeness::{Circumstances, GuestKind};
+use self::likeness::{Weighed, most_like, quantile, weigh};
 use crate::report::{Round, Window};
 use crate::units::PageCount;
 
 /// A pause window as it was, with what was known when the guest was asked to suspend.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PastWindow {
     /// Pages that the guest dirtied per second before.
     pub rate: f64,
@@ -41,12 +51,18 @@ pub struct PastWindow {
     /// Seconds for each page of the largest later pass to the image; 0 if there was none.
     #[serde(default)]
     pub later_pass_s: f64,
+    /// What the save was made under.
+    #[serde(default)]
+    pub when: Circumstances,
+    /// It was a save of another guest than the one asked about; kept nowhere.
+    #[serde(skip)]
+    pub of_another: bool,
 }
 
 impl PastWindow {
-    /// What a save teaches.
+    /// What a save made under these circumstances teaches.
     #[must_use]
-    pub fn of(window: &Window, rounds: &[Round]) -> Self {
+    pub fn of(window: &Window, rounds: &[Round], when: Circumstances) -> Self {
         let per_page = |round: Option<&Round>| {
             round
                 .filter(|round| round.pages.0 > 0)
@@ -63,6 +79,8 @@ impl PastWindow {
             copy_s: window.copy_s,
             fixed_s: (window.total_s - window.copy_s).max(0.0),
             suspend_s: window.suspend_s,
+            when: when.in_the_end(window),
+            of_another: false,
         }
     }
 
@@ -75,6 +93,9 @@ impl PastWindow {
 /// Where nothing is known: freezing took 50 to 75 ms on an emulated host, all else some 15 ms;
 /// real hardware is quicker.
 const FIXED_S: f64 = 0.08;
+/// With emulated devices 0.6 to 1.3 s were seen on the emulated host. Real hardware is quicker, and a
+/// guess is no reason to refuse, with `--on-miss abort`, the pause that is asked for by default.
+const FIXED_HVM_S: f64 = 0.25;
 const SUSPEND_S: f64 = 0.05;
 /// Mapping, copying and unmapping a page; measured as soon as there is something to measure.
 const PAGE_S: f64 = 10e-6;
@@ -86,6 +107,59 @@ const TAIL_S: f64 = 0.03;
 const NEAREST: usize = 5;
 /// Rates must differ by that much before a slope is read from them.
 const SPREAD: f64 = 2000.0;
+/// A forecast is good if the pause is 0.8 to 1.25 of it; quartiles that are farther apart tell that
+/// this is chance.
+const APART: f64 = 1.25 / 0.8;
+
+/// What a forecast is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Constants.
+    Guess,
+    /// Saves of other types of guests, with other vCPUs, or with another CPU cap in the pause.
+    Unlike,
+    /// Saves of like circumstances.
+    Like,
+}
+
+/// Why a forecast is known to be poor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// There is nothing to learn from.
+    Guess,
+    /// Only from saves that were otherwise.
+    Unlike,
+    /// Saves that were alike differed: of the pauses that they would make of this one, the middle
+    /// half lies in between; seconds.
+    Differ {
+        /// Not shorter.
+        from_s: f64,
+        /// Not longer.
+        to_s: f64,
+    },
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Guess => f.write_str("a guess: nothing was saved here yet"),
+            Self::Unlike => f.write_str("a guess: only unlike guests were saved here yet"),
+            Self::Differ { from_s, to_s } => write!(
+                f,
+                "uncertain: by earlier ones {:?} to {:?}",
+                milliseconds(from_s),
+                milliseconds(to_s)
+            ),
+        }
+    }
+}
+
+/// Rounded to milliseconds, for people.
+pub(crate) fn milliseconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64((seconds * 1000.0).round() / 1000.0)
+}
 
 /// What a pause costs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,37 +175,67 @@ pub struct Costs {
     pub touch_s: f64,
     /// Pages dirtied between the request and the standstill.
     pub extra: f64,
-    /// Whether earlier windows were there to learn from.
-    pub learned: bool,
+    /// The lower and the upper quartile of `fixed_s` in the windows learned from.
+    pub fixed_range_s: (f64, f64),
+    /// What all this is learned from.
+    pub basis: Basis,
 }
 
 impl Costs {
     /// The costs for a guest that dirties `rate` pages per second; `page_s` is the cost of a page
-    /// measured in this save, if it was. What making memory ready takes is not learned.
+    /// measured in this save, if it was. `past`: the latest last. What making memory ready takes is
+    /// not learned.
     #[must_use]
-    pub fn learn(past: &[PastWindow], rate: f64, page_s: Option<f64>) -> Self {
-        let mut like: Vec<&PastWindow> = past.iter().collect();
-        // Stable: of equally near ones the later comes first.
-        like.reverse();
-        like.sort_by(|a, b| {
-            let far = |w: &PastWindow| (w.rate - rate).abs();
-            far(a).total_cmp(&far(b))
-        });
-        like.truncate(NEAREST);
-        let tail = tail(past);
-        let extra = median(like.iter().map(|w| w.extra() + tail * (rate - w.rate)));
-        let page = median(
-            like.iter()
-                .filter(|w| w.pages.0 > 0)
-                .map(|w| w.copy_s / w.pages.0 as f64),
-        );
+    pub fn learn(past: &[PastWindow], now: &Circumstances, rate: f64, page_s: Option<f64>) -> Self {
+        let weighed = weigh(past, now);
+        let fixed = |share| {
+            let values = weighed
+                .iter()
+                .map(|w| (w.scale * w.window.fixed_s, w.weight));
+            quantile(values, share)
+        };
+        let suspend = weighed
+            .iter()
+            .map(|w| (w.scale * w.window.suspend_s, w.weight));
+        let page = weighed
+            .iter()
+            .filter(|w| w.window.pages.0 > 0)
+            .map(|w| (w.window.copy_s / w.window.pages.0 as f64, w.weight));
+        let guess = match now.kind {
+            Some(GuestKind::Hvm) => FIXED_HVM_S,
+            _ => FIXED_S,
+        };
+        let fixed_s = fixed(0.5).unwrap_or(guess);
         Self {
-            fixed_s: median(like.iter().map(|w| w.fixed_s)).unwrap_or(FIXED_S),
-            suspend_s: median(like.iter().map(|w| w.suspend_s)).unwrap_or(SUSPEND_S),
-            page_s: page.or(page_s).unwrap_or(PAGE_S),
+            fixed_s,
+            suspend_s: quantile(suspend, 0.5).unwrap_or(SUSPEND_S),
+            page_s: quantile(page, 0.5).or(page_s).unwrap_or(PAGE_S),
             touch_s: 0.0,
-            extra: extra.unwrap_or(FREEZE_PAGES + TAIL_S * rate).max(0.0),
-            learned: !past.is_empty(),
+            extra: extra(&weighed, rate),
+            fixed_range_s: (
+                fixed(0.25).unwrap_or(fixed_s),
+                fixed(0.75).unwrap_or(fixed_s),
+            ),
+            basis: match weighed.as_slice() {
+                [] => Basis::Guess,
+                some if some.iter().any(|w| w.like) => Basis::Like,
+                _ => Basis::Unlike,
+            },
+        }
+    }
+
+    /// Why the forecast with so many pages left is known to be poor, if it is.
+    #[must_use]
+    pub fn doubt(&self, left: PageCount) -> Option<Doubt> {
+        let pages_s = self.window_s(left) - self.fixed_s;
+        let (from_s, to_s) = (
+            self.fixed_range_s.0 + pages_s,
+            self.fixed_range_s.1 + pages_s,
+        );
+        match self.basis {
+            Basis::Guess => Some(Doubt::Guess),
+            Basis::Unlike => Some(Doubt::Unlike),
+            Basis::Like => (to_s > from_s * APART).then_some(Doubt::Differ { from_s, to_s }),
         }
     }
 
@@ -155,10 +259,28 @@ impl Costs {
     }
 }
 
+/// Pages dirtied on the way to the standstill: from the windows most like this save, and of these
+/// from those at the nearest rates.
+fn extra(weighed: &[Weighed<'_>], rate: f64) -> f64 {
+    let past: Vec<&PastWindow> = most_like(weighed).iter().map(|w| w.window).collect();
+    let tail = tail(&past);
+    let mut near = past;
+    // Stable: of equally near ones the later comes first.
+    near.sort_by(|a, b| {
+        let far = |w: &PastWindow| (w.rate - rate).abs();
+        far(a).total_cmp(&far(b))
+    });
+    near.truncate(NEAREST);
+    let extra = median(near.iter().map(|w| w.extra() + tail * (rate - w.rate)));
+    extra.unwrap_or(FREEZE_PAGES + TAIL_S * rate).max(0.0)
+}
+
 /// For how long a guest works on after the request: the slope of the extra pages over the rate.
-fn tail(past: &[PastWindow]) -> f64 {
+fn tail(past: &[&PastWindow]) -> f64 {
     let n = past.len() as f64;
-    let mean = |value: fn(&PastWindow) -> f64| past.iter().map(value).sum::<f64>() / n.max(1.0);
+    let mean = |value: fn(&PastWindow) -> f64| {
+        past.iter().map(|window| value(window)).sum::<f64>() / n.max(1.0)
+    };
     let (rate, extra) = (mean(|w| w.rate), mean(PastWindow::extra));
     let spread: f64 = past.iter().map(|w| (w.rate - rate).powi(2)).sum();
     if spread < n * SPREAD.powi(2) {
@@ -180,79 +302,4 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn past(rate: f64, left: u64, pages: u64) -> PastWindow {
-        PastWindow {
-            rate,
-            left: PageCount(left),
-            pages: PageCount(pages),
-            copy_s: pages as f64 * 5e-6,
-            fixed_s: 0.06,
-            suspend_s: 0.05,
-            first_pass_s: 0.0,
-            later_pass_s: 0.0,
-        }
-    }
-
-    fn near(a: f64, b: f64) -> bool {
-        (a - b).abs() < 1e-6 * b.abs().max(1e-6)
-    }
-
-    #[test]
-    fn with_nothing_known_the_guess_is_on_the_safe_side() {
-        let costs = Costs::learn(&[], 10_000.0, None);
-        assert!(!costs.learned);
-        assert!(near(costs.extra, FREEZE_PAGES + 10_000.0 * TAIL_S));
-        assert!(costs.window_s(PageCount(0)) > FIXED_S);
-        // What was measured wins over the constant.
-        assert!(near(Costs::learn(&[], 0.0, Some(2e-6)).page_s, 2e-6));
-    }
-
-    #[test]
-    fn one_earlier_window_tells_the_next_like_it() {
-        let costs = Costs::learn(&[past(5000.0, 60, 460)], 5000.0, Some(99.0));
-        assert!(costs.learned && near(costs.extra, 400.0) && near(costs.page_s, 5e-6));
-        assert!(near(costs.window_s(PageCount(100)), 0.06 + 500.0 * 5e-6));
-        // At another pace the guess of its tail is used.
-        let busy = Costs::learn(&[past(5000.0, 60, 460)], 65_000.0, None);
-        assert!(near(busy.extra, 400.0 + 60_000.0 * TAIL_S));
-    }
-
-    #[test]
-    fn how_long_the_guest_works_on_is_read_from_windows_at_other_rates() {
-        let past: Vec<_> = [0.0, 10_000.0, 40_000.0]
-            .iter()
-            .map(|&rate| past(rate, 100, 500 + (rate * 0.02) as u64))
-            .collect();
-        let costs = Costs::learn(&past, 20_000.0, None);
-        assert!(near(costs.extra, 800.0), "{}", costs.extra);
-    }
-
-    #[test]
-    fn pages_within_a_window_are_its_inverse() {
-        let costs = Costs::learn(&[past(0.0, 0, 400)], 0.0, None);
-        assert_eq!(costs.pages_within(0.01), None);
-        let pages = costs.pages_within(0.1).expect("room");
-        assert!(near(costs.window_s(PageCount(pages as u64)), 0.1));
-    }
-
-    proptest! {
-        /// Whatever was seen, a forecast is a length of time that grows with what is left.
-        #[test]
-        fn forecasts_are_sane(
-            seen in prop::collection::vec((0.0..1e6f64, 0u64..1_000_000, 0u64..1_000_000), 0..20),
-            rate in 0.0..1e6f64,
-            left in 0u64..1_000_000,
-        ) {
-            let seen: Vec<_> = seen.into_iter().map(|(r, l, p)| past(r, l, p)).collect();
-            let costs = Costs::learn(&seen, rate, None);
-            let window = costs.window_s(PageCount(left));
-            prop_assert!(window.is_finite() && window >= costs.floor_s());
-            prop_assert!(costs.window_s(PageCount(left + 1000)) >= window);
-        }
-    }
-}
+mod tests;

@@ -11,8 +11,8 @@ use crate::forecast::PastWindow;
 
 /// So many windows of a guest are kept.
 const KEPT: usize = 12;
-/// Where a guest has none, those of so many others are asked.
-const OTHERS: usize = 4;
+/// Those of so many other guests are asked too, the latest saved.
+const OTHERS: usize = 16;
 /// A file is not read beyond.
 const LONGEST: u64 = 64 << 10;
 
@@ -31,29 +31,33 @@ impl History {
         }
     }
 
-    /// The windows of a guest, the latest last; those of others if it has had none. What cannot be
+    /// The windows of other guests, the latest last, and then those of this one. What cannot be
     /// read is as if it were not there: it only makes the forecast better.
     #[must_use]
     pub fn of(&self, uuid: &str) -> Vec<PastWindow> {
-        let own = self.path(uuid).map(|path| read(&path)).unwrap_or_default();
-        if own.is_empty() {
-            self.of_others()
-        } else {
-            own
+        let own = self.path(uuid);
+        let mut windows = self.of_all_but(own.as_deref());
+        for window in &mut windows {
+            window.of_another = true;
         }
+        windows.extend(own.map(|path| read(&path)).unwrap_or_default());
+        windows
     }
 
-    fn of_others(&self) -> Vec<PastWindow> {
+    fn of_all_but(&self, own: Option<&Path>) -> Vec<PastWindow> {
         let Ok(entries) = std::fs::read_dir(&self.directory) else {
             return vec![];
         };
         let mut files: Vec<(SystemTime, PathBuf)> = entries
             .flatten()
+            .filter(|entry| Some(entry.path().as_path()) != own)
+            // One that is just being written is there twice.
+            .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         files.sort();
-        let latest = files.iter().rev().take(OTHERS);
-        latest.flat_map(|(_, path)| read(path)).collect()
+        let latest = &files[files.len().saturating_sub(OTHERS)..];
+        latest.iter().flat_map(|(_, path)| read(path)).collect()
     }
 
     /// Adds a window of a guest.
@@ -110,7 +114,8 @@ fn read(path: &Path) -> Vec<PastWindow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::PageCount;
+    use crate::forecast::{Circumstances, GuestKind};
+    use crate::units::{CpuPercent, PageCount};
 
     fn window(rate: f64) -> PastWindow {
         PastWindow {
@@ -120,8 +125,14 @@ mod tests {
             copy_s: 0.001,
             fixed_s: 0.05,
             suspend_s: 0.04,
-            first_pass_s: 0.0,
-            later_pass_s: 0.0,
+            when: Circumstances {
+                kind: Some(GuestKind::Hvm),
+                vcpus: 2,
+                memory: PageCount(65_536),
+                cap: Some(CpuPercent(40)),
+                cap_kept: true,
+            },
+            ..PastWindow::default()
         }
     }
 
@@ -138,13 +149,36 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_without_windows_is_taken_to_be_like_others() {
+    fn other_guests_come_first_and_are_marked() {
         let dir = tempfile::tempdir().expect("directory");
         let history = History::in_directory(dir.path());
         history.add("0a", window(7.0)).expect("added");
-        assert_eq!(history.of("0b"), [window(7.0)]);
+        let other = PastWindow {
+            of_another: true,
+            ..window(7.0)
+        };
+        assert_eq!(history.of("0b"), [other]);
         history.add("0b", window(9.0)).expect("added");
-        assert_eq!(history.of("0b"), [window(9.0)]);
+        std::fs::write(dir.path().join(".0b.new"), "[{}]").expect("written");
+        assert_eq!(history.of("0b"), [other, window(9.0)]);
+        // Whose it is, the file's name says.
+        assert_eq!(history.of("0a").last(), Some(&window(7.0)));
+    }
+
+    #[test]
+    fn what_an_older_livesave_has_kept_can_be_read() {
+        let dir = tempfile::tempdir().expect("directory");
+        let history = History::in_directory(dir.path());
+        let old = r#"[{"rate":5.0,"left":1,"pages":2,"copy_s":0.001,"fixed_s":0.05,"suspend_s":0.04,
+            "first_pass_s":0.0,"later_pass_s":0.0}]"#;
+        std::fs::write(dir.path().join("0d"), old).expect("written");
+        let want = PastWindow {
+            when: Circumstances::default(),
+            ..window(5.0)
+        };
+        assert_eq!(history.of("0d"), [want]);
+        history.add("0d", window(6.0)).expect("added");
+        assert_eq!(history.of("0d"), [want, window(6.0)]);
     }
 
     #[test]

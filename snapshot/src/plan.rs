@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::forecast::{Costs, PastWindow, median};
+use crate::forecast::{Circumstances, Costs, Doubt, PastWindow, median};
 use crate::policy::{self, Decision, Goal, Limits, RoundStats, StopReason};
 use crate::units::{Bytes, CpuPercent, PageCount};
 
@@ -84,6 +84,8 @@ pub struct Outlook {
     pub total_s: f64,
     /// The lowest limit that livesave itself would set on the way.
     pub throttled_to: Option<CpuPercent>,
+    /// Why the pause is known to be foretold poorly, if it is.
+    pub doubt: Option<Doubt>,
 }
 
 /// A round takes at least that long: fetching the dirty set and looking after the guest.
@@ -94,6 +96,7 @@ const ROUND_S: f64 = 0.005;
 pub fn foretell(
     sample: &Sample,
     past: &[PastWindow],
+    now: &Circumstances,
     limits: &Limits,
     goal: &Goal,
     cap: Option<CpuPercent>,
@@ -103,7 +106,11 @@ pub fn foretell(
     let own_pace = cap.map_or(1.0, pace_of);
     // Writing costs about as much as copying, where no save has told better.
     let known = |value: fn(&PastWindow) -> f64, guess: f64| {
-        median(past.iter().map(value).filter(|s| *s > 0.0)).unwrap_or(guess)
+        let of = |another| {
+            let windows = past.iter().filter(move |w| w.of_another == another);
+            median(windows.map(value).filter(|s| *s > 0.0))
+        };
+        of(false).or(of(true)).unwrap_or(guess)
     };
     let later_s = known(|w| w.later_pass_s, 2.0 * sample.page_s);
     let first_s = known(
@@ -118,10 +125,11 @@ pub fn foretell(
     let mut total_s = 0.0;
     loop {
         let rate = policy::free_rate(&rounds);
-        let costs = Costs::learn(past, rate, Some(sample.page_s));
+        let costs = Costs::learn(past, now, rate, Some(sample.page_s));
         match policy::decide(&rounds, &costs, limits, goal) {
             Decision::Stop(stop) => {
                 let window_s = costs.window_s(PageCount(left as u64));
+                let doubt = costs.doubt(PageCount(left as u64));
                 return Outlook {
                     cap,
                     window_s,
@@ -129,6 +137,7 @@ pub fn foretell(
                     stop,
                     total_s: total_s + window_s,
                     throttled_to,
+                    doubt,
                 };
             }
             Decision::Throttle(to) => {
@@ -196,7 +205,8 @@ mod tests {
     };
 
     fn outlook(sample: &Sample, goal: &Goal, cap: Option<u32>) -> Outlook {
-        foretell(sample, &[], &Limits::default(), goal, cap.map(CpuPercent))
+        let (now, limits) = (Circumstances::default(), Limits::default());
+        foretell(sample, &[], &now, &limits, goal, cap.map(CpuPercent))
     }
 
     #[test]
@@ -247,13 +257,14 @@ mod tests {
             suspend_s: 0.05,
             first_pass_s: 8e-6,
             later_pass_s: 1e-5,
+            ..PastWindow::default()
         });
         let goal = Goal {
             min_limit: Some(CpuPercent(20)),
             ..GOAL
         };
-        let sample = ring(150_000.0);
-        let slowed = foretell(&sample, &past, &Limits::default(), &goal, None);
+        let (sample, now) = (ring(150_000.0), Circumstances::default());
+        let slowed = foretell(&sample, &past, &now, &Limits::default(), &goal, None);
         assert_eq!(slowed.stop, StopReason::OnTarget);
         assert!(slowed.window_s <= 0.12);
         let to = slowed.throttled_to.expect("throttled");

@@ -41,8 +41,8 @@ pub enum SaveError {
         wanted: Duration,
         /// What the pause would have been.
         foretold: Duration,
-        /// Why it cannot be shorter.
-        why: &'static str,
+        /// Why it cannot be shorter, and what speaks against the forecast.
+        why: String,
     },
     /// An increment cannot be built on the image that it was to be built on.
     #[error("The increment cannot be built on the image before it: {0}")]

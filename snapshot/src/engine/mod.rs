@@ -25,7 +25,7 @@ use rounds::Rounds;
 pub use sample::sample;
 use window::Cut;
 
-use crate::forecast::PastWindow;
+use crate::forecast::{Circumstances, PastWindow};
 use crate::image::Tail;
 use crate::image::existing::Ranges;
 use crate::image::trailer::Facts;
@@ -91,8 +91,10 @@ pub struct Options {
     pub min_cap: u32,
     /// The guest is free of its own CPU cap while it freezes and thaws.
     pub lift_own_cap: bool,
-    /// The windows of earlier saves of this guest, or of others if it has had none.
+    /// The windows of earlier saves, the latest last.
     pub past: Vec<PastWindow>,
+    /// What this save is made under, as far as it is known.
+    pub now: Circumstances,
     /// Which image it is to be; `None` where that cannot be made at random.
     pub id: Option<ImageId>,
     /// Only what was written since that image is saved; if its writes were not tracked, the sink
@@ -116,6 +118,7 @@ impl Default for Options {
             min_cap: 20,
             lift_own_cap: true,
             past: vec![],
+            now: Circumstances::default(),
             id: ImageId::random().ok(),
             base: None,
             keep_tracking: false,

@@ -1,14 +1,14 @@
 //! The running rounds: copy what is dirty while the guest runs, until the policy says stop.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::brownout::Books;
 use super::error::chain;
 use super::hot::Hot;
 use super::pass::{self, Copied, Target};
 use super::{Mode, OnMiss, Phase, Save, SaveError};
-use crate::forecast::Costs;
+use crate::forecast::{Basis, Costs, milliseconds};
 use crate::page_set::PageSet;
 use crate::policy::{self, Decision, Goal, RoundStats, StopReason};
 use crate::ports::{BATCH_PAGES, Domain, Event, ImageSink, MappedPages, Mapper};
@@ -117,14 +117,19 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             }
             if let Decision::Stop(stop) = decision {
                 let window_s = costs.window_s(left.count());
-                self.consider(&costs, window_s, &course)?;
+                self.consider(&costs, left.count(), &course)?;
                 self.make_room(left.count(), &costs);
                 let brownout = self.lift(&mut course)?;
                 return Ok(Phase::Done(Rounds {
                     stop,
                     left,
                     window_s,
-                    suspend_s: if costs.learned { costs.suspend_s } else { 0.0 },
+                    // It is waited for by the clock only where that is known.
+                    suspend_s: if costs.basis == Basis::Like {
+                        costs.suspend_s
+                    } else {
+                        0.0
+                    },
                     extra: costs.extra,
                     dirty_rate: policy::free_rate(&course.stats()),
                     brownout,
@@ -172,7 +177,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         let rate = policy::free_rate(&stats);
         let costs = Costs {
             touch_s: course.touch_s,
-            ..Costs::learn(&self.options.past, rate, course.page_s)
+            ..Costs::learn(&self.options.past, &self.options.now, rate, course.page_s)
         };
         let decision = policy::decide(&stats, &costs, &self.options.limits, &course.goal);
         (costs, decision)
@@ -351,8 +356,13 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
     }
 
     /// Before the guest is asked to suspend: is the pause going to be as it was asked for?
-    fn consider(&mut self, costs: &Costs, window_s: f64, course: &Course) -> Result<(), SaveError> {
-        let wanted = self.options.max_downtime;
+    fn consider(
+        &mut self,
+        costs: &Costs,
+        left: PageCount,
+        course: &Course,
+    ) -> Result<(), SaveError> {
+        let (wanted, window_s) = (self.options.max_downtime, costs.window_s(left));
         if window_s <= wanted.as_secs_f64() {
             return Ok(());
         }
@@ -365,7 +375,11 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         } else {
             "without throttling (--mode improved)"
         };
-        let foretold = Duration::from_secs_f64((window_s * 1000.0).round() / 1000.0);
+        let foretold = milliseconds(window_s);
+        let why = match costs.doubt(left) {
+            Some(doubt) => format!("{why}; {doubt}"),
+            None => why.to_owned(),
+        };
         match self.options.on_miss {
             OnMiss::Abort => Err(SaveError::TargetMissed {
                 wanted,

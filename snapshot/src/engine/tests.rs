@@ -24,8 +24,7 @@ fn dear_pages() -> Vec<PastWindow> {
         copy_s: 0.01,
         fixed_s: 0.01,
         suspend_s: 0.01,
-        first_pass_s: 0.0,
-        later_pass_s: 0.0,
+        ..PastWindow::default()
     };
     vec![at(0.0), at(1e9)]
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::forecast::Basis;
 
 fn round(sent: u64, left: u64) -> RoundStats {
     RoundStats {
@@ -23,7 +24,8 @@ const COSTS: Costs = Costs {
     page_s: 5e-6,
     touch_s: 0.0,
     extra: 400.0,
-    learned: true,
+    fixed_range_s: (0.06, 0.06),
+    basis: Basis::Like,
 };
 
 const GOAL: Goal = Goal {

@@ -9,7 +9,7 @@ use kept::Marks;
 pub use kept::Tracked;
 use xen_sys::{EnableError, HypercallBuffer, Store, Xen};
 
-use super::config::{GuestConfig, GuestDisk};
+use super::config::{GuestConfig, GuestDisk, Kind};
 use super::guardian::locks;
 use super::guarding::Guarding;
 use super::guest::{Guest, call};
@@ -20,6 +20,7 @@ use super::throttle::Throttle;
 use super::types::{self, GuestOps};
 use super::{disks, helper, memory_map, settle, stamp};
 use crate::fault;
+use crate::forecast::{Circumstances, GuestKind};
 use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
 use crate::lineage::ImageId;
@@ -217,6 +218,25 @@ impl XenDomain {
     /// [`DomainError`].
     pub fn memory(&self) -> Result<PageCount, DomainError> {
         Ok(PageCount(self.guest.info()?.tot_pages))
+    }
+
+    /// What a save of it would be made under; its own CPU cap is out of the way in the pause or not.
+    /// What cannot be learned is left out: it is for forecasts only.
+    #[must_use]
+    pub fn circumstances(&self, lift_own_cap: bool) -> Circumstances {
+        let cpu = self.throttle.cpu(&self.guest).ok();
+        let cap = cpu.and_then(|cpu| cpu.own);
+        Circumstances {
+            kind: Some(match self.config.kind {
+                Kind::Pvh => GuestKind::Pvh,
+                Kind::Hvm => GuestKind::Hvm,
+                Kind::Pv => GuestKind::Pv,
+            }),
+            vcpus: cpu.map_or(0, |cpu| cpu.vcpus),
+            memory: self.memory().unwrap_or_default(),
+            cap,
+            cap_kept: cap.is_some() && !lift_own_cap,
+        }
     }
 
     /// Notes that tracking is going to be on: first, so that a kill between the two is put right.

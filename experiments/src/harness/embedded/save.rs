@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
 use snapshot::embedded::{EmbeddedDomain, EmbeddedGuest};
-use snapshot::forecast::PastWindow;
+use snapshot::forecast::{Circumstances, PastWindow};
 use snapshot::image::{Chain, Compression};
 use snapshot::lineage::{Base, ImageId};
 use snapshot::units::PageCount;
@@ -156,7 +156,8 @@ impl Saver<'_> {
 
 /// As livesave does after a save.
 fn learn(report: &Report) -> PastWindow {
-    let mut window = PastWindow::of(&report.facts.window, &report.facts.rounds);
+    let (window, rounds) = (&report.facts.window, &report.facts.rounds);
+    let mut window = PastWindow::of(window, rounds, Circumstances::default());
     if report.facts.parent.is_some() {
         // Its first pass was not one over all memory.
         window.first_pass_s = 0.0;
