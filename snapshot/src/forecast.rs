@@ -10,9 +10,9 @@
 //! host and hardly on the save; `page`: mapping and copying one page; `left`: what is dirty when
 //! the guest is asked to suspend; `extra`: what it dirties until it stands, which is a bit for
 //! freezing itself, and its working pace for as long as its tasks still run. All of it is learned from
-//! the windows of earlier saves, of this guest and of others, each weighed by how like its
-//! circumstances were ([`likeness`]); where there are none, from constants, for all but HVM
-//! guests on the safe side. The cost of a page is also measured in the save itself.
+//! the windows of earlier saves of this guest, or of others of its type if it has had none, each weighed
+//! by how like its circumstances were ([`likeness`]); where there are none, from constants. The cost of a
+//! page is also measured in the save itself.
 //!
 //! Freezing is most of `fixed`, and between saves that are alike in all that is known of them it
 //! differed threefold on an emulated host. No rule foretells that; [`Costs::doubt`] says where it is so.
@@ -93,9 +93,9 @@ impl PastWindow {
 /// Where nothing is known: freezing took 50 to 75 ms on an emulated host, all else some 15 ms;
 /// real hardware is quicker.
 const FIXED_S: f64 = 0.08;
-/// With emulated devices 0.6 to 1.3 s were seen on the emulated host. Real hardware is quicker, and a
-/// guess is no reason to refuse, with `--on-miss abort`, the pause that is asked for by default.
-const FIXED_HVM_S: f64 = 0.25;
+/// Of an HVM guest, whose emulated devices freeze too, and whose emulator's state is taken: 0.6 to 1.3 s on
+/// the emulated host.
+const FIXED_HVM_S: f64 = 0.15;
 const SUSPEND_S: f64 = 0.05;
 /// Mapping, copying and unmapping a page; measured as soon as there is something to measure.
 const PAGE_S: f64 = 10e-6;
@@ -117,7 +117,7 @@ const APART: f64 = 1.25 / 0.8;
 pub enum Basis {
     /// Constants.
     Guess,
-    /// Saves of other types of guests, with other vCPUs, or with another CPU cap in the pause.
+    /// Most saves were made with other vCPUs, or with another CPU cap in the pause.
     Unlike,
     /// Saves of like circumstances.
     Like,
@@ -144,8 +144,10 @@ pub enum Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Guess => f.write_str("a guess: nothing was saved here yet"),
-            Self::Unlike => f.write_str("a guess: only unlike guests were saved here yet"),
+            Self::Guess => f.write_str("a guess: no such guest was saved here yet"),
+            Self::Unlike => {
+                f.write_str("a guess: earlier saves had other vCPUs or another CPU cap")
+            }
             Self::Differ { from_s, to_s } => write!(
                 f,
                 "uncertain: by earlier ones {:?} to {:?}",
@@ -188,19 +190,20 @@ impl Costs {
     #[must_use]
     pub fn learn(past: &[PastWindow], now: &Circumstances, rate: f64, page_s: Option<f64>) -> Self {
         let weighed = weigh(past, now);
-        let fixed = |share| {
-            let values = weighed
-                .iter()
-                .map(|w| (w.scale * w.window.fixed_s, w.weight));
-            quantile(values, share)
+        let basis = basis(&weighed);
+        let of = |part: fn(&PastWindow) -> f64, share| {
+            quantile(weighed.iter().map(|w| (part(w.window), w.weight)), share)
         };
-        let suspend = weighed
-            .iter()
-            .map(|w| (w.scale * w.window.suspend_s, w.weight));
+        let fixed = |share| of(|window| window.fixed_s, share);
         let page = weighed
             .iter()
             .filter(|w| w.window.pages.0 > 0)
             .map(|w| (w.window.copy_s / w.window.pages.0 as f64, w.weight));
+        let page = quantile(page, 0.5);
+        let page = match basis {
+            Basis::Like => page.or(page_s),
+            Basis::Unlike | Basis::Guess => page_s.or(page),
+        };
         let guess = match now.kind {
             Some(GuestKind::Hvm) => FIXED_HVM_S,
             _ => FIXED_S,
@@ -208,19 +211,15 @@ impl Costs {
         let fixed_s = fixed(0.5).unwrap_or(guess);
         Self {
             fixed_s,
-            suspend_s: quantile(suspend, 0.5).unwrap_or(SUSPEND_S),
-            page_s: quantile(page, 0.5).or(page_s).unwrap_or(PAGE_S),
+            suspend_s: of(|window| window.suspend_s, 0.5).unwrap_or(SUSPEND_S),
+            page_s: page.unwrap_or(PAGE_S),
             touch_s: 0.0,
             extra: extra(&weighed, rate),
             fixed_range_s: (
                 fixed(0.25).unwrap_or(fixed_s),
                 fixed(0.75).unwrap_or(fixed_s),
             ),
-            basis: match weighed.as_slice() {
-                [] => Basis::Guess,
-                some if some.iter().any(|w| w.like) => Basis::Like,
-                _ => Basis::Unlike,
-            },
+            basis,
         }
     }
 
@@ -245,6 +244,17 @@ impl Costs {
         self.fixed_s + self.page_s * (left.0 as f64 + self.extra)
     }
 
+    /// The same, as far as a save may be refused for it: how long an HVM guest takes that nothing is known
+    /// of is no reason, and a save that is never made teaches nothing.
+    #[must_use]
+    pub fn known_s(&self, left: PageCount) -> f64 {
+        let guessed = match self.basis {
+            Basis::Guess => (self.fixed_s - FIXED_S).max(0.0),
+            Basis::Unlike | Basis::Like => 0.0,
+        };
+        self.window_s(left) - guessed
+    }
+
     /// The window that nothing can undercut: with no page left.
     #[must_use]
     pub fn floor_s(&self) -> f64 {
@@ -256,6 +266,18 @@ impl Costs {
     pub fn pages_within(&self, window_s: f64) -> Option<f64> {
         let room = window_s - self.floor_s();
         (room >= 0.0).then(|| room / self.page_s.max(1e-9))
+    }
+}
+
+fn basis(weighed: &[Weighed<'_>]) -> Basis {
+    let weight = |like| {
+        let of = weighed.iter().filter(|w| w.is_like() == like);
+        of.map(|w| w.weight).sum::<f64>()
+    };
+    match weighed {
+        [] => Basis::Guess,
+        _ if weight(true) >= weight(false) => Basis::Like,
+        _ => Basis::Unlike,
     }
 }
 

@@ -99,7 +99,7 @@ fn tempfile_in(directory: &Path, uuid: &str) -> io::Result<(std::fs::File, PathB
 
 fn read(path: &Path) -> Vec<PastWindow> {
     let sane = |w: &PastWindow| {
-        [w.rate, w.copy_s, w.fixed_s]
+        [w.rate, w.copy_s, w.fixed_s, w.suspend_s]
             .iter()
             .all(|value| value.is_finite() && *value >= 0.0)
     };

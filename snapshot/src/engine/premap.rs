@@ -61,7 +61,7 @@ pub(super) struct Premap<'a, M: Mapper> {
     pfns: Vec<Pfn>,
     /// Keeping pages mapped is of no use here.
     idle: bool,
-    /// What is mapped may not be what the guest has there.
+    /// The guest's number of pages was another one.
     resized: bool,
 }
 
@@ -96,9 +96,10 @@ impl<'a, M: Mapper> Premap<'a, M> {
         }
     }
 
-    /// Whether the guest's number of pages was another one on its way.
+    /// Whether the guest's number of pages was another one on its way, so that what is kept may not be
+    /// what it has there.
     pub fn was_resized(&self) -> bool {
-        self.resized
+        self.resized && !self.kept.is_empty()
     }
 
     /// Maps the next pages that wait for it.

@@ -380,13 +380,14 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
             Some(doubt) => format!("{why}; {doubt}"),
             None => why.to_owned(),
         };
+        let known = costs.known_s(left) > wanted.as_secs_f64();
         match self.options.on_miss {
-            OnMiss::Abort => Err(SaveError::TargetMissed {
+            OnMiss::Abort if known => Err(SaveError::TargetMissed {
                 wanted,
                 foretold,
                 why,
             }),
-            OnMiss::Proceed => {
+            OnMiss::Abort | OnMiss::Proceed => {
                 self.observer.event(&Event::Warning(&format!(
                     "the guest is going to pause for about {foretold:?}, longer than {wanted:?} \
                      ({why})"

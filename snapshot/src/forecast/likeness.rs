@@ -2,8 +2,8 @@
 //!
 //! The most of a pause, and all that makes it hard to foretell, is the guest freezing itself: that
 //! hangs on its type and its vCPUs, on a CPU cap that stands meanwhile, and on the host's mood, which
-//! the latest saves know best. What is far from the save at hand counts little; nothing is left out
-//! as long as there is nothing better, but for other types of guests, which are another matter.
+//! the latest saves know best. So a guest's own saves count, the less the farther they are from the one at
+//! hand; other guests are asked for its first, and of them those of its type only.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,6 @@ pub struct Circumstances {
     pub cap_kept: bool,
 }
 
-/// A save of another guest counts so much.
-const ANOTHER: f64 = 0.5;
 /// One that has so many saves after it counts half.
 const HALF_LIFE: f64 = 8.0;
 /// For each doubling of the vCPUs, to more or fewer: Linux stops them one by one.
@@ -55,17 +53,6 @@ const CAP_DOUBLINGS: f64 = 2.0;
 const MEMORY: f64 = 0.9;
 /// From here on a save is one of like circumstances.
 const LIKE: f64 = 0.25;
-/// HVM guests took 3 to 8 times as long as PVH guests of the same host on the same day.
-const HVM_SLOWER: f64 = 5.0;
-
-/// How much longer a guest of a type takes than a PVH guest.
-pub(super) fn slowness(kind: Option<GuestKind>) -> f64 {
-    match kind {
-        Some(GuestKind::Hvm) => HVM_SLOWER,
-        _ => 1.0,
-    }
-}
-
 fn doublings(a: f64, b: f64) -> f64 {
     if a > 0.0 && b > 0.0 {
         (a / b).log2().abs()
@@ -114,44 +101,38 @@ impl Circumstances {
 pub(super) struct Weighed<'a> {
     pub window: &'a PastWindow,
     pub weight: f64,
-    /// What its times are to be multiplied with.
-    pub scale: f64,
-    /// It is of like circumstances.
-    pub like: bool,
-    /// Of the same guest, or of another just as like.
+    /// How like its circumstances were.
     likeness: f64,
 }
 
+impl Weighed<'_> {
+    /// It is of like circumstances.
+    pub fn is_like(&self) -> bool {
+        self.likeness >= LIKE
+    }
+}
+
 /// Weighs earlier windows, the latest last, for a save under these circumstances; the latest first.
-/// Of another type only if there is none of the same.
+/// Those of the guest itself; of others only if it has none, and then of its type. (Guests that are alike in
+/// all that is known here differ by more than one guest's saves do.)
 pub(super) fn weigh<'a>(past: &'a [PastWindow], now: &Circumstances) -> Vec<Weighed<'a>> {
-    let same_type = |window: &&PastWindow| match (window.when.kind, now.kind) {
-        (Some(then), Some(now)) => then == now,
-        // Kept by an older livesave; a guest's type does not change.
-        (None, Some(GuestKind::Hvm)) => !window.of_another,
-        _ => true,
+    let of = |wanted: &dyn Fn(&PastWindow) -> bool| -> Vec<&'a PastWindow> {
+        past.iter().rev().filter(|window| wanted(window)).collect()
     };
-    let same = past.iter().rev().filter(same_type).collect::<Vec<_>>();
-    let none = same.is_empty();
-    let (windows, of_type) = if none {
-        (past.iter().rev().collect(), false)
-    } else {
-        (same, true)
-    };
+    let mut windows = of(&|window| !window.of_another);
+    if windows.is_empty() {
+        windows = of(&|window| now.kind.is_none() || window.when.kind == now.kind);
+    }
+    // Kept by an older livesave, which did not say of what. HVM guests take several times as long.
+    if windows.is_empty() && now.kind != Some(GuestKind::Hvm) {
+        windows = of(&|window| window.when.kind.is_none());
+    }
     let weighed = windows.into_iter().enumerate().map(|(age, window)| {
         let likeness = window.when.likeness(now);
-        let scale = if of_type {
-            1.0
-        } else {
-            slowness(now.kind) / slowness(window.when.kind)
-        };
-        let known = likeness * if window.of_another { ANOTHER } else { 1.0 };
         Weighed {
             window,
-            weight: known * 0.5_f64.powf(age as f64 / HALF_LIFE),
-            scale,
-            like: of_type && likeness >= LIKE,
-            likeness: known,
+            weight: likeness * 0.5_f64.powf(age as f64 / HALF_LIFE),
+            likeness,
         }
     });
     weighed.collect()
@@ -223,27 +204,28 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_asked_only_where_there_is_none_of_the_same() {
+    fn others_are_asked_only_for_a_first_save_and_of_the_same_type_only() {
         let hvm = Circumstances {
             kind: Some(GuestKind::Hvm),
             ..PVH
         };
         let past = [window(hvm, true), window(PVH, true), window(PVH, false)];
-        let for_hvm = weigh(&past, &hvm);
-        assert_eq!(for_hvm.len(), 1);
-        assert!(for_hvm[0].like && (for_hvm[0].scale - 1.0).abs() < 1e-9);
-        // No HVM guest was saved yet: the others' figures are scaled, and it is told.
-        let guessed = weigh(&past[1..], &hvm);
-        assert_eq!(guessed.len(), 2);
-        assert!(
-            guessed
-                .iter()
-                .all(|w| !w.like && (w.scale - HVM_SLOWER).abs() < 1e-9)
-        );
-        let for_pvh = weigh(&past, &PVH);
-        // The latest first; an own one counts more than another's.
-        assert_eq!(for_pvh.len(), 2);
-        assert!(for_pvh[0].weight > 1.9 * for_pvh[1].weight);
+        let asked = |past: &[PastWindow], now| {
+            let weighed = weigh(past, now);
+            weighed.iter().map(|w| *w.window).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(&past, &PVH), [past[2]]);
+        assert_eq!(asked(&past[..2], &PVH), [past[1]]);
+        assert_eq!(asked(&past[..2], &hvm), [past[0]]);
+        assert_eq!(asked(&past[1..2], &hvm), []);
+        // Its own, however it was then.
+        let four = Circumstances { vcpus: 4, ..PVH };
+        assert_eq!(asked(&past, &four), [past[2]]);
+        assert!(!weigh(&past, &four)[0].is_like());
+        // The latest first, which counts most.
+        let own = [window(PVH, false); 2];
+        let weighed = weigh(&own, &PVH);
+        assert!(weighed[0].weight > weighed[1].weight);
     }
 
     #[test]
@@ -253,9 +235,12 @@ mod tests {
             ..PVH
         };
         let old = |of_another| [window(Circumstances::default(), of_another)];
-        assert!(weigh(&old(false), &hvm)[0].like);
-        assert!(!weigh(&old(true), &hvm)[0].like);
-        assert!(weigh(&old(true), &PVH)[0].like);
+        assert!(weigh(&old(false), &hvm)[0].is_like());
+        assert!(weigh(&old(true), &hvm).is_empty());
+        assert!(weigh(&old(true), &PVH)[0].is_like());
+        // But where the type of another is known they say less.
+        let mixed = [old(true)[0], window(PVH, true)];
+        assert_eq!(weigh(&mixed, &PVH).len(), 1);
     }
 
     #[test]

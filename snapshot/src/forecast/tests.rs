@@ -87,12 +87,20 @@ fn the_first_save_of_an_hvm_guest_is_foretold_from_others() {
     let nothing = Costs::learn(&[], &hvm, 0.0, None);
     assert!(near(nothing.fixed_s, FIXED_HVM_S) && nothing.basis == Basis::Guess);
     let pvh = at(GuestKind::Pvh, 0.02);
-    let scaled = Costs::learn(&[pvh], &hvm, 0.0, None);
-    assert!(near(scaled.fixed_s, 5.0 * 0.02));
-    assert_eq!(scaled.doubt(PageCount(0)), Some(Doubt::Unlike));
+    let others = Costs::learn(&[pvh], &hvm, 0.0, None);
+    assert!(near(others.fixed_s, FIXED_HVM_S) && others.basis == Basis::Guess);
+    // It is not refused for what is guessed.
+    assert!(near(
+        others.known_s(PageCount(0)),
+        others.floor_s() - FIXED_HVM_S + FIXED_S
+    ));
     let known = Costs::learn(&[at(GuestKind::Hvm, 0.3), pvh, pvh], &hvm, 0.0, None);
     assert!(near(known.fixed_s, 0.3) && near(known.suspend_s, 0.15));
     assert_eq!(known.basis, Basis::Like);
+    assert!(near(
+        known.known_s(PageCount(9)),
+        known.window_s(PageCount(9))
+    ));
     // And what HVM guests take says nothing of a PVH guest.
     let past = [pvh, at(GuestKind::Hvm, 9.0)];
     let other = Costs::learn(&past, &of_kind(GuestKind::Pvh), 0.0, None);
@@ -120,8 +128,14 @@ fn the_fixed_part_goes_by_circumstances_and_age_and_not_by_the_rate() {
         fixed(&[at(5000.0, 0.1, 1), at(0.0, 3.0, 4), at(0.0, 3.0, 4)]),
         0.1
     ));
-    let unlike = Costs::learn(&[at(0.0, 3.0, 4)], &now, 0.0, None);
+    let unlike = Costs::learn(&[at(0.0, 3.0, 4)], &now, 0.0, Some(2e-6));
     assert_eq!(unlike.doubt(PageCount(0)), Some(Doubt::Unlike));
+    // What a page costs was measured then, too.
+    assert!(near(unlike.page_s, 2e-6));
+    // One like it among many that are not.
+    let mut few = vec![at(0.0, 3.0, 2); 12];
+    few.insert(0, at(0.0, 0.1, 1));
+    assert_eq!(Costs::learn(&few, &now, 0.0, None).basis, Basis::Unlike);
     // The host has slowed down: the later ones are believed, though they are fewer.
     let slower: Vec<_> = (0..12)
         .map(|n| at(0.0, if n < 7 { 0.1 } else { 0.2 }, 1))
