@@ -173,8 +173,12 @@ fn the_harness_passes_and_fails_where_guardians_do_nothing() {
             .args(more)
             .output()
             .expect("it runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.success(), text)
+        // The harness's own failure is told on stderr.
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
     };
     let (passed, text) = run(&["--kills", "10"]);
     assert!(passed && text.contains(": PASSED"), "{text}");
