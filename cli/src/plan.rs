@@ -164,10 +164,10 @@ fn verdict(outlook: &Outlook, wanted: Duration) -> String {
         |to| format!("throttling the guest to {to} of a CPU for a moment"),
     );
     let grain = match outlook.doubt {
-        Some(Doubt::Guess) => "\nNo guest of this host has been saved since it was started: the \
+        Some(Doubt::Guess) => "\nNo guest of its type was saved since this host was started: the \
              pause's fixed part is a guess."
             .to_owned(),
-        Some(doubt) => format!("\nThe pause is foretold poorly, {doubt}."),
+        Some(doubt) => format!("\nThat is no good forecast: {doubt}."),
         None => String::new(),
     };
     format!(

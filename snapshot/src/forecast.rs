@@ -144,13 +144,13 @@ pub enum Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Guess => f.write_str("a guess: no such guest was saved here yet"),
+            Self::Guess => f.write_str("it is a guess, no such guest was saved here yet"),
             Self::Unlike => {
-                f.write_str("a guess: earlier saves had other vCPUs or another CPU cap")
+                f.write_str("it is a guess, earlier saves had other vCPUs or another CPU cap")
             }
             Self::Differ { from_s, to_s } => write!(
                 f,
-                "uncertain: by earlier ones {:?} to {:?}",
+                "by earlier saves it is {:?} to {:?}",
                 milliseconds(from_s),
                 milliseconds(to_s)
             ),
