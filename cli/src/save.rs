@@ -250,12 +250,8 @@ fn lesson(report: &Report, now: Circumstances) -> Option<PastWindow> {
     if facts.mode == Mode::Plain.name() {
         return None;
     }
-    let mut window = PastWindow::of(&facts.window, &facts.rounds, now);
-    if facts.parent.is_some() {
-        // Its first pass was not one over all memory.
-        window.first_pass_s = 0.0;
-    }
-    Some(window)
+    let increment = facts.parent.is_some();
+    Some(PastWindow::of(&facts.window, &facts.rounds, increment, now))
 }
 
 /// How much memory captured pages may take here.

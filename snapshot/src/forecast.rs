@@ -24,8 +24,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::likeness::{Circumstances, GuestKind};
+pub use self::likeness::Circumstances;
 use self::likeness::{Weighed, most_like, quantile, weigh};
+pub use crate::ports::GuestKind;
 use crate::report::{Round, Window};
 use crate::units::PageCount;
 
@@ -60,9 +61,10 @@ pub struct PastWindow {
 }
 
 impl PastWindow {
-    /// What a save made under these circumstances teaches.
+    /// What a save made under these circumstances teaches. The first pass of an increment was not one
+    /// over all memory.
     #[must_use]
-    pub fn of(window: &Window, rounds: &[Round], when: Circumstances) -> Self {
+    pub fn of(window: &Window, rounds: &[Round], increment: bool, when: Circumstances) -> Self {
         let per_page = |round: Option<&Round>| {
             round
                 .filter(|round| round.pages.0 > 0)
@@ -73,7 +75,7 @@ impl PastWindow {
         Self {
             rate: window.dirty_rate,
             left: window.left_pages,
-            first_pass_s: per_page(rounds.first()),
+            first_pass_s: per_page(rounds.first().filter(|_| !increment)),
             later_pass_s: per_page(later),
             pages: window.pages,
             copy_s: window.copy_s,

@@ -35,6 +35,18 @@ pub struct Identity {
     pub uuid: String,
 }
 
+/// What kind of guest the toolstack started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestKind {
+    /// Hardware virtualised without an emulator.
+    Pvh,
+    /// Hardware virtualised with an emulator.
+    Hvm,
+    /// Paravirtualised.
+    Pv,
+}
+
 /// Why a call on the guest failed, as far as the engine and the exit code care.
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {

@@ -17,9 +17,8 @@
 //! Only where just as many other pages are out then is the number right all the same. But between
 //! the ones' coming and the others' going, whichever was first, it was another one. So it is compared
 //! at every look at the guest on its way ([`Meanwhile::resized`]), which shows it anyway, and nothing
-//! is copied if it ever differed. (To
-//! be sure by mapping anew in the window, or by unmapping there and counting again, would cost what
-//! mapping ahead saves.) What is not seen: kept pages that come back and as many others that go for
+//! is copied if it ever differed. (To be sure by mapping anew in the window, or by unmapping there and
+//! counting again, would cost what mapping ahead saves.) What is not seen: kept pages that come back and as many others that go for
 //! good between two looks, 0.3 to 20 ms; and kept pages that are still out, of which the image then
 //! has what they held before, and the guest no use for it.
 

@@ -8,20 +8,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::PastWindow;
+use crate::ports::GuestKind;
 use crate::report::Window;
 use crate::units::{CpuPercent, PageCount};
-
-/// Types of guests, as far as their pauses differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GuestKind {
-    /// Hardware virtualised without an emulator.
-    Pvh,
-    /// Hardware virtualised; its emulated devices freeze too, and their emulator is stopped.
-    Hvm,
-    /// Paravirtualised.
-    Pv,
-}
 
 /// What a save is made under. What is not known is like anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +42,7 @@ const CAP_DOUBLINGS: f64 = 2.0;
 const MEMORY: f64 = 0.9;
 /// From here on a save is one of like circumstances.
 const LIKE: f64 = 0.25;
+
 fn doublings(a: f64, b: f64) -> f64 {
     if a > 0.0 && b > 0.0 {
         (a / b).log2().abs()

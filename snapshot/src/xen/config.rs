@@ -6,22 +6,12 @@
 use serde_json::Value;
 
 use super::xl;
+pub use crate::ports::GuestKind as Kind;
 use crate::ports::{BoxError, Cancel, DomainError};
 
 /// `xl` leaves out a domain that it cannot ask everything about, and says so of none.
 const NO_LISTING: &str = "the listing is empty; of an HVM guest xl asks the emulator (QEMU), which \
     does not answer or has another tool to talk to";
-
-/// What kind of guest the toolstack started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Hardware virtualised without an emulator.
-    Pvh,
-    /// Hardware virtualised with an emulator.
-    Hvm,
-    /// Paravirtualised.
-    Pv,
-}
 
 /// A disk of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]

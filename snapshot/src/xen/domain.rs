@@ -9,7 +9,7 @@ use kept::Marks;
 pub use kept::Tracked;
 use xen_sys::{EnableError, HypercallBuffer, Store, Xen};
 
-use super::config::{GuestConfig, GuestDisk, Kind};
+use super::config::{GuestConfig, GuestDisk};
 use super::guardian::locks;
 use super::guarding::Guarding;
 use super::guest::{Guest, call};
@@ -20,7 +20,7 @@ use super::throttle::Throttle;
 use super::types::{self, GuestOps};
 use super::{disks, helper, memory_map, settle, stamp};
 use crate::fault;
-use crate::forecast::{Circumstances, GuestKind};
+use crate::forecast::Circumstances;
 use crate::guardian::{DiskCare, DiskState, Keeper, Notes, SaveLock, Stop};
 use crate::image::{Preamble, Tail};
 use crate::lineage::ImageId;
@@ -227,11 +227,7 @@ impl XenDomain {
         let cpu = self.throttle.cpu(&self.guest).ok();
         let cap = cpu.and_then(|cpu| cpu.own);
         Circumstances {
-            kind: Some(match self.config.kind {
-                Kind::Pvh => GuestKind::Pvh,
-                Kind::Hvm => GuestKind::Hvm,
-                Kind::Pv => GuestKind::Pv,
-            }),
+            kind: Some(self.config.kind),
             vcpus: cpu.map_or(0, |cpu| cpu.vcpus),
             memory: self.memory().unwrap_or_default(),
             cap,

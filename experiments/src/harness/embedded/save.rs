@@ -156,13 +156,9 @@ impl Saver<'_> {
 
 /// As livesave does after a save.
 fn learn(report: &Report) -> PastWindow {
-    let (window, rounds) = (&report.facts.window, &report.facts.rounds);
-    let mut window = PastWindow::of(window, rounds, Circumstances::default());
-    if report.facts.parent.is_some() {
-        // Its first pass was not one over all memory.
-        window.first_pass_s = 0.0;
-    }
-    window
+    let facts = &report.facts;
+    let (increment, when) = (facts.parent.is_some(), Circumstances::default());
+    PastWindow::of(&facts.window, &facts.rounds, increment, when)
 }
 
 /// CPU time of this process.
