@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 use snapshot::engine::sample;
-use snapshot::forecast::{Doubt, PastWindow};
 use snapshot::plan::{Outlook, Sample, foretell};
 use snapshot::policy::{Goal, StopReason};
 use snapshot::ports::{Domain, Identity};
@@ -39,8 +38,8 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         disks: String::new(),
     })?;
     let identity = domain.identity().clone();
-    let past = history().of(&identity.uuid);
     let now = domain.circumstances(true);
+    let past = history().of(&identity.uuid, now.kind);
     let sample = sample(&mut domain, args.watch, &cancel, &mut |warning| {
         warn(warning);
     })?;
@@ -62,7 +61,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         let plan = json!({
             "domain": identity,
             "sample": sample,
-            "learned_from_saves": learned_from(&past),
+            "learned_from_saves": past.len(),
             "max_downtime_s": args.max_downtime.as_secs_f64(),
             "save": as_it_is,
             "outlooks": outlooks,
@@ -74,12 +73,6 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     line(&table(&outlooks));
     line(&verdict(&as_it_is, args.max_downtime));
     Ok(())
-}
-
-/// How many saves of this guest are known; of others, if there are none.
-fn learned_from(past: &[PastWindow]) -> usize {
-    let own = past.iter().filter(|window| !window.of_another).count();
-    if own > 0 { own } else { past.len() }
 }
 
 fn goal(args: &PlanArgs, sample: &Sample) -> Goal {
@@ -163,13 +156,9 @@ fn verdict(outlook: &Outlook, wanted: Duration) -> String {
         || "without throttling the guest".to_owned(),
         |to| format!("throttling the guest to {to} of a CPU for a moment"),
     );
-    let grain = match outlook.doubt {
-        Some(Doubt::Guess) => "\nNo guest of its type was saved since this host was started: the \
-             pause's fixed part is a guess."
-            .to_owned(),
-        Some(doubt) => format!("\nThat is no good forecast: {doubt}."),
-        None => String::new(),
-    };
+    let grain = outlook.doubt.map_or_else(String::new, |doubt| {
+        format!("\nThat is no good forecast: {doubt}.")
+    });
     format!(
         "`livesave` would pause it for about {}, {met} the {} asked for, {how}.{grain}",
         span(outlook.window_s),

@@ -110,8 +110,8 @@ fn attempt(
     {
         must_be_ours_alone(dir)?;
     }
-    let past = history().of(&domain.identity().uuid);
     let now = domain.circumstances(!args.keep_cap);
+    let past = history().of(&domain.identity().uuid, now.kind);
     let options = Options {
         base,
         now,

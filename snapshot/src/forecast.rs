@@ -10,9 +10,9 @@
 //! host and hardly on the save; `page`: mapping and copying one page; `left`: what is dirty when
 //! the guest is asked to suspend; `extra`: what it dirties until it stands, which is a bit for
 //! freezing itself, and its working pace for as long as its tasks still run. All of it is learned from
-//! the windows of earlier saves of this guest, or of others of its type if it has had none, each weighed
-//! by how like its circumstances were ([`likeness`]); where there are none, from constants. The cost of a
-//! page is also measured in the save itself.
+//! the windows of earlier saves (which, [`crate::history`] says), each weighed by how like its
+//! circumstances were ([`likeness`]); where there are none, from constants. The cost of a page is also
+//! measured in the save itself.
 //!
 //! Freezing is most of `fixed`, and between saves that are alike in all that is known of them it
 //! differed threefold on an emulated host. No rule foretells that; [`Costs::doubt`] says where it is so.
@@ -55,9 +55,6 @@ pub struct PastWindow {
     /// What the save was made under.
     #[serde(default)]
     pub when: Circumstances,
-    /// It was a save of another guest than the one asked about; kept nowhere.
-    #[serde(skip)]
-    pub of_another: bool,
 }
 
 impl PastWindow {
@@ -82,7 +79,6 @@ impl PastWindow {
             fixed_s: (window.total_s - window.copy_s).max(0.0),
             suspend_s: window.suspend_s,
             when: when.in_the_end(window),
-            of_another: false,
         }
     }
 
@@ -146,7 +142,9 @@ pub enum Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Guess => f.write_str("it is a guess, no such guest was saved here yet"),
+            Self::Guess => f.write_str(
+                "it is a guess, no guest of its type was saved since this host was started",
+            ),
             Self::Unlike => {
                 f.write_str("it is a guess, earlier saves had other vCPUs or another CPU cap")
             }

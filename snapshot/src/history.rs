@@ -2,16 +2,19 @@
 //!
 //! One small file for each guest, named by its UUID, JSON, on a tmpfs: what is lost with a reboot
 //! is learned again by the first save.
+//!
+//! A guest is foretold by its own saves. Other guests are asked for its first, and of them those of its
+//! type only: guests that are alike in all that is known here differ by more than one guest's saves do.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::forecast::PastWindow;
+use crate::forecast::{GuestKind, PastWindow};
 
 /// So many windows of a guest are kept.
 const KEPT: usize = 12;
-/// Those of so many other guests are asked too, the latest saved.
+/// Those of so many other guests are asked, the latest saved.
 const OTHERS: usize = 16;
 /// A file is not read beyond.
 const LONGEST: u64 = 64 << 10;
@@ -31,26 +34,26 @@ impl History {
         }
     }
 
-    /// The windows of other guests, the latest last, and then those of this one. What cannot be
-    /// read is as if it were not there: it only makes the forecast better.
+    /// The windows that the next save of a guest is foretold by, the latest last: its own; if it has
+    /// none, those of other guests of its type. What cannot be read is as if it were not there: it
+    /// only makes the forecast better.
     #[must_use]
-    pub fn of(&self, uuid: &str) -> Vec<PastWindow> {
-        let own = self.path(uuid);
-        let mut windows = self.of_all_but(own.as_deref());
-        for window in &mut windows {
-            window.of_another = true;
+    pub fn of(&self, uuid: &str, kind: Option<GuestKind>) -> Vec<PastWindow> {
+        let own = self.path(uuid).map(|path| read(&path)).unwrap_or_default();
+        if own.is_empty() {
+            of_type(kind, &self.all())
+        } else {
+            own
         }
-        windows.extend(own.map(|path| read(&path)).unwrap_or_default());
-        windows
     }
 
-    fn of_all_but(&self, own: Option<&Path>) -> Vec<PastWindow> {
+    /// Those of the guests that were saved last.
+    fn all(&self) -> Vec<PastWindow> {
         let Ok(entries) = std::fs::read_dir(&self.directory) else {
             return vec![];
         };
         let mut files: Vec<(SystemTime, PathBuf)> = entries
             .flatten()
-            .filter(|entry| Some(entry.path().as_path()) != own)
             // One that is just being written is there twice.
             .filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
@@ -91,6 +94,20 @@ impl History {
     }
 }
 
+/// Those that say something of a guest of this type.
+fn of_type(kind: Option<GuestKind>, windows: &[PastWindow]) -> Vec<PastWindow> {
+    let of = |wanted: &dyn Fn(Option<GuestKind>) -> bool| -> Vec<PastWindow> {
+        let of = windows.iter().filter(|window| wanted(window.when.kind));
+        of.copied().collect()
+    };
+    let known = of(&|of| kind.is_none() || of == kind);
+    // Kept by an older livesave, which did not say of what. HVM guests take several times as long.
+    if known.is_empty() && kind != Some(GuestKind::Hvm) {
+        return of(&|of| of.is_none());
+    }
+    known
+}
+
 /// The saver of a guest holds its lock, so nobody else writes under this name.
 fn tempfile_in(directory: &Path, uuid: &str) -> io::Result<(std::fs::File, PathBuf)> {
     let path = directory.join(format!(".{uuid}.new"));
@@ -117,6 +134,8 @@ mod tests {
     use crate::forecast::{Circumstances, GuestKind};
     use crate::units::{CpuPercent, PageCount};
 
+    const HVM: Option<GuestKind> = Some(GuestKind::Hvm);
+
     fn window(rate: f64) -> PastWindow {
         PastWindow {
             rate,
@@ -140,29 +159,46 @@ mod tests {
     fn the_last_windows_of_a_guest_are_kept() {
         let dir = tempfile::tempdir().expect("directory");
         let history = History::in_directory(&dir.path().join("windows"));
-        assert!(history.of("0a-1").is_empty());
+        assert!(history.of("0a-1", HVM).is_empty());
         for n in 0..20 {
             history.add("0a-1", window(f64::from(n))).expect("added");
         }
-        let rates: Vec<_> = history.of("0a-1").iter().map(|w| w.rate as u32).collect();
+        let kept = history.of("0a-1", HVM);
+        let rates: Vec<_> = kept.iter().map(|w| w.rate as u32).collect();
         assert_eq!(rates, (8..20).collect::<Vec<_>>());
     }
 
     #[test]
-    fn other_guests_come_first_and_are_marked() {
+    fn other_guests_are_asked_only_for_a_first_save() {
         let dir = tempfile::tempdir().expect("directory");
         let history = History::in_directory(dir.path());
         history.add("0a", window(7.0)).expect("added");
-        let other = PastWindow {
-            of_another: true,
-            ..window(7.0)
-        };
-        assert_eq!(history.of("0b"), [other]);
-        history.add("0b", window(9.0)).expect("added");
+        assert_eq!(history.of("0b", HVM), [window(7.0)]);
+        assert!(history.of("0b", Some(GuestKind::Pvh)).is_empty());
         std::fs::write(dir.path().join(".0b.new"), "[{}]").expect("written");
-        assert_eq!(history.of("0b"), [other, window(9.0)]);
-        // Whose it is, the file's name says.
-        assert_eq!(history.of("0a").last(), Some(&window(7.0)));
+        history.add("0b", window(9.0)).expect("added");
+        assert_eq!(history.of("0b", HVM), [window(9.0)]);
+        assert_eq!(history.of("0a", HVM), [window(7.0)]);
+        // Its own count however it was then.
+        assert_eq!(history.of("0b", Some(GuestKind::Pvh)), [window(9.0)]);
+    }
+
+    #[test]
+    fn of_other_guests_those_of_the_same_type_count() {
+        let of = |kind| PastWindow {
+            when: Circumstances {
+                kind,
+                ..Circumstances::default()
+            },
+            ..window(1.0)
+        };
+        let [pvh, hvm, old] = [Some(GuestKind::Pvh), HVM, None].map(of);
+        assert_eq!(of_type(Some(GuestKind::Pvh), &[hvm, pvh, old]), [pvh]);
+        assert_eq!(of_type(HVM, &[pvh, hvm, old]), [hvm]);
+        // What an older livesave has kept is better than nothing, but not for HVM.
+        assert_eq!(of_type(Some(GuestKind::Pv), &[pvh, old]), [old]);
+        assert_eq!(of_type(HVM, &[pvh, old]), []);
+        assert_eq!(of_type(None, &[pvh, old]), [pvh, old]);
     }
 
     #[test]
@@ -176,9 +212,9 @@ mod tests {
             when: Circumstances::default(),
             ..window(5.0)
         };
-        assert_eq!(history.of("0d"), [want]);
+        assert_eq!(history.of("0d", HVM), [want]);
         history.add("0d", window(6.0)).expect("added");
-        assert_eq!(history.of("0d"), [want, window(6.0)]);
+        assert_eq!(history.of("0d", HVM), [want, window(6.0)]);
     }
 
     #[test]
@@ -187,10 +223,10 @@ mod tests {
         let history = History::in_directory(dir.path());
         for text in ["", "[", "[{\"rate\":1}]", "[[]]"] {
             std::fs::write(dir.path().join("0c"), text).expect("written");
-            assert!(history.of("0c").is_empty(), "{text}");
+            assert!(history.of("0c", None).is_empty(), "{text}");
         }
         assert!(history.add("../x", window(0.0)).is_err());
         history.add("0c", window(1.0)).expect("added");
-        assert_eq!(history.of("0c"), [window(1.0)]);
+        assert_eq!(history.of("0c", None), [window(1.0)]);
     }
 }

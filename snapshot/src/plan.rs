@@ -106,11 +106,7 @@ pub fn foretell(
     let own_pace = cap.map_or(1.0, pace_of);
     // Writing costs about as much as copying, where no save has told better.
     let known = |value: fn(&PastWindow) -> f64, guess: f64| {
-        let of = |another| {
-            let windows = past.iter().filter(move |w| w.of_another == another);
-            median(windows.map(value).filter(|s| *s > 0.0))
-        };
-        of(false).or(of(true)).unwrap_or(guess)
+        median(past.iter().map(value).filter(|s| *s > 0.0)).unwrap_or(guess)
     };
     let later_s = known(|w| w.later_pass_s, 2.0 * sample.page_s);
     let first_s = known(

@@ -2,8 +2,7 @@
 //!
 //! The most of a pause, and all that makes it hard to foretell, is the guest freezing itself: that
 //! hangs on its type and its vCPUs, on a CPU cap that stands meanwhile, and on the host's mood, which
-//! the latest saves know best. So a guest's own saves count, the less the farther they are from the one at
-//! hand; other guests are asked for its first, and of them those of its type only.
+//! the latest saves know best. So earlier saves count the less the farther they are from the one at hand.
 
 use serde::{Deserialize, Serialize};
 
@@ -103,21 +102,8 @@ impl Weighed<'_> {
 }
 
 /// Weighs earlier windows, the latest last, for a save under these circumstances; the latest first.
-/// Those of the guest itself; of others only if it has none, and then of its type. (Guests that are alike in
-/// all that is known here differ by more than one guest's saves do.)
 pub(super) fn weigh<'a>(past: &'a [PastWindow], now: &Circumstances) -> Vec<Weighed<'a>> {
-    let of = |wanted: &dyn Fn(&PastWindow) -> bool| -> Vec<&'a PastWindow> {
-        past.iter().rev().filter(|window| wanted(window)).collect()
-    };
-    let mut windows = of(&|window| !window.of_another);
-    if windows.is_empty() {
-        windows = of(&|window| now.kind.is_none() || window.when.kind == now.kind);
-    }
-    // Kept by an older livesave, which did not say of what. HVM guests take several times as long.
-    if windows.is_empty() && now.kind != Some(GuestKind::Hvm) {
-        windows = of(&|window| window.when.kind.is_none());
-    }
-    let weighed = windows.into_iter().enumerate().map(|(age, window)| {
+    let weighed = past.iter().rev().enumerate().map(|(age, window)| {
         let likeness = window.when.likeness(now);
         Weighed {
             window,
@@ -161,14 +147,6 @@ mod tests {
         cap_kept: false,
     };
 
-    fn window(when: Circumstances, of_another: bool) -> PastWindow {
-        PastWindow {
-            when,
-            of_another,
-            ..PastWindow::default()
-        }
-    }
-
     #[test]
     fn what_is_less_like_counts_less() {
         let capped = |cap, cap_kept| Circumstances {
@@ -194,43 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn others_are_asked_only_for_a_first_save_and_of_the_same_type_only() {
-        let hvm = Circumstances {
-            kind: Some(GuestKind::Hvm),
-            ..PVH
+    fn the_latest_count_most_and_what_is_not_known_is_like_anything() {
+        let window = |when| PastWindow {
+            when,
+            ..PastWindow::default()
         };
-        let past = [window(hvm, true), window(PVH, true), window(PVH, false)];
-        let asked = |past: &[PastWindow], now| {
-            let weighed = weigh(past, now);
-            weighed.iter().map(|w| *w.window).collect::<Vec<_>>()
-        };
-        assert_eq!(asked(&past, &PVH), [past[2]]);
-        assert_eq!(asked(&past[..2], &PVH), [past[1]]);
-        assert_eq!(asked(&past[..2], &hvm), [past[0]]);
-        assert_eq!(asked(&past[1..2], &hvm), []);
-        // Its own, however it was then.
         let four = Circumstances { vcpus: 4, ..PVH };
-        assert_eq!(asked(&past, &four), [past[2]]);
-        assert!(!weigh(&past, &four)[0].is_like());
-        // The latest first, which counts most.
-        let own = [window(PVH, false); 2];
-        let weighed = weigh(&own, &PVH);
-        assert!(weighed[0].weight > weighed[1].weight);
-    }
-
-    #[test]
-    fn windows_of_an_older_livesave_are_still_of_use() {
-        let hvm = Circumstances {
-            kind: Some(GuestKind::Hvm),
-            ..PVH
-        };
-        let old = |of_another| [window(Circumstances::default(), of_another)];
-        assert!(weigh(&old(false), &hvm)[0].is_like());
-        assert!(weigh(&old(true), &hvm).is_empty());
-        assert!(weigh(&old(true), &PVH)[0].is_like());
-        // But where the type of another is known they say less.
-        let mixed = [old(true)[0], window(PVH, true)];
-        assert_eq!(weigh(&mixed, &PVH).len(), 1);
+        let past = [window(PVH), window(four), window(PVH)];
+        let weighed = weigh(&past, &PVH);
+        assert!(weighed[0].weight > weighed[2].weight && weighed[2].weight > weighed[1].weight);
+        assert!(weighed[0].is_like() && !weighed[1].is_like());
+        // As an older livesave has kept it.
+        assert!(weigh(&[window(Circumstances::default())], &PVH)[0].is_like());
     }
 
     #[test]

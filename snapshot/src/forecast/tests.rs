@@ -74,37 +74,28 @@ fn pages_within_a_window_are_its_inverse() {
 }
 
 #[test]
-fn the_first_save_of_an_hvm_guest_is_foretold_from_others() {
+fn what_is_guessed_of_an_hvm_guest_is_no_reason_to_refuse_it() {
     let hvm = of_kind(GuestKind::Hvm);
-    let at = |kind, fixed_s| PastWindow {
+    let at = |fixed_s| PastWindow {
         fixed_s,
         suspend_s: fixed_s / 2.0,
-        when: of_kind(kind),
-        of_another: true,
+        when: hvm,
         ..past(0.0, 0, 400)
     };
-    // Nothing known, then a PVH guest known, then another HVM guest, later ones of PVH or not.
     let nothing = Costs::learn(&[], &hvm, 0.0, None);
     assert!(near(nothing.fixed_s, FIXED_HVM_S) && nothing.basis == Basis::Guess);
-    let pvh = at(GuestKind::Pvh, 0.02);
-    let others = Costs::learn(&[pvh], &hvm, 0.0, None);
-    assert!(near(others.fixed_s, FIXED_HVM_S) && others.basis == Basis::Guess);
     // It is not refused for what is guessed.
     assert!(near(
-        others.known_s(PageCount(0)),
-        others.floor_s() - FIXED_HVM_S + FIXED_S
+        nothing.known_s(PageCount(0)),
+        nothing.floor_s() - FIXED_HVM_S + FIXED_S
     ));
-    let known = Costs::learn(&[at(GuestKind::Hvm, 0.3), pvh, pvh], &hvm, 0.0, None);
+    let known = Costs::learn(&[at(0.3)], &hvm, 0.0, None);
     assert!(near(known.fixed_s, 0.3) && near(known.suspend_s, 0.15));
     assert_eq!(known.basis, Basis::Like);
     assert!(near(
         known.known_s(PageCount(9)),
         known.window_s(PageCount(9))
     ));
-    // And what HVM guests take says nothing of a PVH guest.
-    let past = [pvh, at(GuestKind::Hvm, 9.0)];
-    let other = Costs::learn(&past, &of_kind(GuestKind::Pvh), 0.0, None);
-    assert!(near(other.fixed_s, 0.02));
 }
 
 #[test]
