@@ -25,7 +25,7 @@ const BEAT: Duration = Duration::from_secs(60);
 pub fn tests() -> Vec<Test> {
     vec![
         Kind::Other.core("disks_at_the_cut_mixed", |bench| {
-            at_the_cut(bench, Disks::Mixed, 2, |spec| spec)
+            at_the_cut(bench, Disks::Mixed, 1, |spec| spec)
         }),
         Kind::Other.in_turn("disks_at_the_cut_thin", |bench| {
             at_the_cut(bench, Disks::Thin, 2, |spec| spec)

@@ -30,8 +30,8 @@ pub fn tests() -> Vec<Test> {
         Small.core("fails_on_small_tmpfs", small_tmpfs),
         Small.in_turn("fails_when_tmpfs_fills_up", tmpfs_fills_up),
         Small.core("fails_when_guest_never_acks", never_acks),
-        Medium.core("fails_when_guest_never_suspends", never_suspends),
-        Small.core("fails_when_guest_is_destroyed", destroyed),
+        Medium.in_turn("fails_when_guest_never_suspends", never_suspends),
+        Small.in_turn("fails_when_guest_is_destroyed", destroyed),
         Small.in_turn("fails_when_guest_suspends_late", suspends_late),
     ]
 }

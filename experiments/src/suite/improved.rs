@@ -16,8 +16,8 @@ use std::fs;
 #[must_use]
 pub fn tests() -> Vec<Test> {
     vec![
-        Kind::Small.core("target_missed_or_given_up", missed),
-        Kind::Large.core("pauses_are_foretold", foretold),
+        Kind::Small.in_turn("target_missed_or_given_up", missed),
+        Kind::Large.in_turn("pauses_are_foretold", foretold),
         Kind::Small.in_turn("plan_saves_nothing", plan),
         Kind::Small.in_turn("small_capture_memory", |bench| {
             small_capture(bench, |spec| spec.small().rate("4000"))

@@ -14,7 +14,7 @@ const SAVES: usize = 10;
 /// The tests of this file.
 #[must_use]
 pub fn tests() -> Vec<Test> {
-    vec![Kind::Large.core("ten_saves_in_a_row", |b| of_one_guest(b, |s| s))]
+    vec![Kind::Large.in_turn("ten_saves_in_a_row", |b| of_one_guest(b, |s| s))]
 }
 
 /// The same guest is saved again and again, and runs on; the last image is restored.

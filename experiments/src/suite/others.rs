@@ -19,7 +19,7 @@ use std::time::Duration;
 pub fn tests() -> Vec<Test> {
     use Kind::{Medium, Small};
     vec![
-        Medium.core("save_notices_other_tools", other_tools),
+        Medium.in_turn("save_notices_other_tools", other_tools),
         Small.in_turn("save_notices_another_livesave", another_livesave),
     ]
 }
