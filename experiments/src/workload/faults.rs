@@ -18,6 +18,7 @@ const FROZEN: &str = "/mnt/frozen";
 /// guest **never acks**. With `then` it crashes or reboots at the end, before anything else runs.
 pub fn hog(duration: Duration, then: Option<Ending>, out: &Output) -> io::Result<()> {
     fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1")?;
+    end_fair_servers()?;
     let cpus = thread::available_parallelism()?.get();
     out.say(
         Line::new("hog")
@@ -58,6 +59,21 @@ pub fn hog(duration: Duration, then: Option<Ending>, out: &Output) -> io::Result
         out.say(Line::new("hog").with("state", "end"));
     });
     Ok(())
+}
+
+/// Newer kernels (6.12 has it) keep a share of each CPU, 5 %, for what is not real-time: enough to
+/// acknowledge a request.
+fn end_fair_servers() -> io::Result<()> {
+    const DEBUG: &str = "/sys/kernel/debug";
+    let sched = Path::new(DEBUG).join("sched");
+    if !sched.exists() {
+        run("mount", &["-t", "debugfs", "debugfs", DEBUG])?;
+    }
+    match fs::read_dir(sched.join("fair_server")) {
+        Ok(mut servers) => servers.try_for_each(|cpu| fs::write(cpu?.path().join("runtime"), "0")),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(err),
+    }
 }
 
 /// A task that cannot be frozen: it writes to a file system that is frozen, and
