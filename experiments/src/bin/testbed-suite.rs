@@ -14,6 +14,7 @@ Usage: testbed-suite [OPTIONS]
   --filter NAME      only tests whose name contains NAME (may be repeated)
   --bench            the long measurements too
   --repeats N        repeat each measurement N times (default 5)
+  --cpus N           this machine has N CPUs, the first of which is dom0's (default 2)
   --budget SECONDS   begin no test that would not end in time (default: run all)
   --day N            number of the day, by which tests have their turn (default: today)
   --livesave FILE    the command under test (default /payload/livesave)
@@ -74,6 +75,7 @@ fn parse() -> Result<Task> {
         images: PathBuf::from("/images"),
         results: PathBuf::from("/results"),
         repeats: 5,
+        cpus: 2,
         budget: None,
         day: today(),
     };
@@ -90,6 +92,7 @@ fn parse() -> Result<Task> {
             "--filter" => settings.filters.push(value()?),
             "--bench" => settings.bench = true,
             "--repeats" => settings.repeats = value()?.parse()?,
+            "--cpus" => settings.cpus = value()?.parse()?,
             "--budget" => settings.budget = Some(Duration::from_secs(value()?.parse()?)),
             "--day" => settings.day = value()?.parse()?,
             "--livesave" => settings.livesave = value()?.into(),

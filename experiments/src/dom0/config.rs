@@ -32,7 +32,9 @@ impl Spec {
             ));
         }
         let cpus = &self.site.cpus;
-        if !cpus.is_empty() {
+        if cpus.starts_with('[') {
+            config.push_str(&format!("cpus = {cpus}\n"));
+        } else if !cpus.is_empty() {
             config.push_str(&format!("cpus = \"{cpus}\"\n"));
         }
         let disks = self.all_disks().into_iter();
@@ -138,6 +140,22 @@ mod tests {
         assert!(config.contains(" ls.rate=max "), "{config}");
         assert!(config.contains(" ls.ring=16 "), "{config}");
         assert!(!config.contains("disk = ["), "{config}");
+    }
+
+    #[test]
+    fn all_vcpus_have_one_set_of_cpus_or_each_its_own() {
+        let pinned = Spec::default().small().config();
+        assert!(pinned.contains("cpus = \"1\"\n"), "{pinned}");
+        let two = Spec::default().vcpus(2).each_on_its_own(3).config();
+        assert!(two.contains("cpus = [\"1\", \"2\"]\n"), "{two}");
+        // As many as there are, and one is not dom0's.
+        let four = Spec::default().vcpus(4).each_on_its_own(3).config();
+        assert!(
+            four.contains("cpus = [\"1\", \"2\", \"1\", \"2\"]\n"),
+            "{four}"
+        );
+        let shared = Spec::default().vcpus(2).each_on_its_own(2).config();
+        assert!(shared.contains("cpus = [\"1\", \"1\"]\n"), "{shared}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Site {
     pub hvm_kernel: PathBuf,
     /// The initramfs of an HVM guest. A small one: it is loaded byte by byte through an emulated port.
     pub hvm_ramdisk: PathBuf,
-    /// CPUs that it runs on, as `cpus` of xl.cfg; empty is any.
+    /// CPUs that it runs on, as `cpus` of xl.cfg: a set, or in brackets one for each vCPU; empty is any.
     pub cpus: String,
     /// Where xenconsoled logs.
     pub console_logs: PathBuf,
@@ -214,6 +214,15 @@ impl Spec {
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.vcpus = vcpus;
         self.with(&format!("writers={vcpus}"))
+    }
+
+    /// Of a host's so many CPUs the first is dom0's: each vCPU has one of the others, in turn.
+    #[must_use]
+    pub fn each_on_its_own(mut self, host_cpus: u32) -> Self {
+        let others = host_cpus.saturating_sub(1).max(1);
+        let cpus = (0..self.vcpus).map(|vcpu| format!("\"{}\"", 1 + vcpu % others));
+        self.site.cpus = format!("[{}]", cpus.collect::<Vec<_>>().join(", "));
+        self
     }
 
     /// The same with one more disk.

@@ -67,6 +67,8 @@ pub struct Bench {
     pub pool: Rc<Pool>,
     /// How often a measurement is repeated.
     pub repeats: usize,
+    /// CPUs of this machine, the first of which is dom0's.
+    pub cpus: u32,
 }
 
 /// One test.
@@ -163,6 +165,8 @@ pub struct Settings {
     pub results: PathBuf,
     /// How often a measurement is repeated.
     pub repeats: usize,
+    /// CPUs of this machine, the first of which is dom0's.
+    pub cpus: u32,
     /// The time for all of it; without, every test that is selected is run.
     pub budget: Option<Duration>,
     /// Number of the day: with it changes which tests come first.
@@ -182,7 +186,11 @@ impl Settings {
 impl Bench {
     /// Lends a guest, as new: it may have been in other tests, and goes to others.
     pub fn guest(&self, change: impl FnOnce(Spec) -> Spec) -> Result<Lent> {
-        self.pool.lend(change(Spec::default()), &self.results)
+        let mut spec = change(Spec::default());
+        if spec.vcpus > 1 {
+            spec = spec.each_on_its_own(self.cpus);
+        }
+        self.pool.lend(spec, &self.results)
     }
 
     /// The command built with points at which it meets faults.

@@ -180,6 +180,7 @@ fn run_one(settings: &Settings, pool: &Rc<Pool>, test: &Test) -> Result<String> 
         results,
         pool: Rc::clone(pool),
         repeats: settings.repeats,
+        cpus: settings.cpus,
     };
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.run)(&bench)))
         .unwrap_or_else(|_| Err(anyhow::anyhow!("panicked; see the console log")));

@@ -16,7 +16,16 @@ const PRIORITY: i32 = 50;
 #[derive(Clone)]
 pub struct Ticker {
     ticks_per_us: f64,
-    largest: Arc<AtomicU64>,
+    seen: Arc<Seen>,
+}
+
+/// What the ticking thread has seen.
+#[derive(Default)]
+struct Seen {
+    /// The largest step, in TSC ticks.
+    largest: AtomicU64,
+    /// How often it has looked.
+    looks: AtomicU64,
 }
 
 /// How many TSC ticks a microsecond has, measured against CLOCK_MONOTONIC.
@@ -37,13 +46,13 @@ impl Ticker {
     ) -> Self {
         let ticker = Self {
             ticks_per_us: calibrate(),
-            largest: Arc::new(AtomicU64::new(0)),
+            seen: Arc::default(),
         };
         let (sender, receiver) = sync_channel::<u64>(64);
         let printed = (report_from.as_secs_f64() * 1e6 * ticker.ticks_per_us) as u64;
-        let largest = Arc::clone(&ticker.largest);
+        let seen = Arc::clone(&ticker.seen);
         let errors = out.clone();
-        thread::spawn(move || tick(&largest, printed, &sender, &errors));
+        thread::spawn(move || tick(&seen, printed, &sender, &errors));
         let (ticks_per_us, out) = (ticker.ticks_per_us, out.clone());
         thread::spawn(move || {
             for ticks in receiver {
@@ -54,10 +63,15 @@ impl Ticker {
         ticker
     }
 
-    /// Largest step since the last call, in microseconds.
+    /// Largest step since the last call and until now, in microseconds. The caller may be thawed
+    /// before the ticking thread is, which takes seconds in a slow guest: so that is waited for.
     #[must_use]
     pub fn take_largest_us(&self) -> u64 {
-        (self.largest.swap(0, Ordering::Relaxed) as f64 / self.ticks_per_us) as u64
+        let looks = self.seen.looks.load(Ordering::Acquire);
+        while self.seen.looks.load(Ordering::Acquire) == looks {
+            thread::sleep(Duration::from_millis(1));
+        }
+        (self.seen.largest.swap(0, Ordering::Relaxed) as f64 / self.ticks_per_us) as u64
     }
 
     /// Now, by the TSC, in microseconds.
@@ -73,7 +87,7 @@ impl Ticker {
     }
 }
 
-fn tick(largest: &AtomicU64, printed: u64, sender: &SyncSender<u64>, errors: &Output) {
+fn tick(seen: &Seen, printed: u64, sender: &SyncSender<u64>, errors: &Output) {
     if let Err(err) = sys::set_fifo(PRIORITY) {
         errors.error("ticker priority", err);
     }
@@ -84,7 +98,8 @@ fn tick(largest: &AtomicU64, printed: u64, sender: &SyncSender<u64>, errors: &Ou
         // A restored guest's TSC may have been set back: no gap then.
         let step = now.saturating_sub(last);
         last = now;
-        largest.fetch_max(step, Ordering::Relaxed);
+        seen.largest.fetch_max(step, Ordering::Relaxed);
+        seen.looks.fetch_add(1, Ordering::Release);
         if step >= printed {
             // Never wait here: a full queue loses a line, not the measurement.
             let _ = sender.try_send(step);
