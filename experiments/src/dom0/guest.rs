@@ -23,7 +23,7 @@ pub const HVM_RAMDISK: &str = "/payload/guest-initrd.img.gz";
 /// Time for a guest to boot, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// The same for one whose emulator, emulated itself, loads its kernel byte by byte.
-const HVM_BOOT_LIMIT: Duration = Duration::from_secs(480);
+const HVM_BOOT_LIMIT: Duration = Duration::from_secs(900);
 /// Time for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 

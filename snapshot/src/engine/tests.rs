@@ -153,6 +153,21 @@ fn a_guest_is_free_of_its_own_cap_in_the_pause_only() {
 }
 
 #[test]
+fn a_guest_with_an_emulator_is_left_alone_while_it_thaws() {
+    for mode in [Mode::Live, Mode::Plain] {
+        let mut bench = Bench::new(busy());
+        bench.options.mode = mode;
+        bench.domain.emulator = true;
+        bench.save().expect("saved");
+        bench.assert_image_is_the_cut();
+        bench.assert_guest_is_right();
+        // (Plain saves track nothing.)
+        let least = Duration::from_millis(20);
+        assert_eq!(bench.domain.left_alone >= least, mode == Mode::Live);
+    }
+}
+
+#[test]
 fn a_plain_save_writes_all_in_the_window() {
     let mut bench = Bench::new(vec![vec![1, 2, 3]]);
     bench.options.mode = Mode::Plain;

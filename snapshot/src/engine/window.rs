@@ -125,9 +125,13 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         drop(premap);
         self.guest.announce()?;
         if uncapped {
-            std::thread::sleep(thawing(window.suspend_s));
+            std::thread::sleep(thawing(window.suspend_s, UNCAPPED));
             self.guest.unthrottle()?;
             window.uncapped_s = since.elapsed().as_secs_f64();
+        }
+        // Its devices come back by the emulator's work, with which ours would compete for dom0's CPUs.
+        if window.emulator_s > 0.0 && captured.is_ok() {
+            std::thread::sleep(thawing(window.suspend_s, WAITED));
         }
 
         Ok(match captured? {
@@ -164,10 +168,16 @@ fn uncap_or_warn<D: Domain>(
     Ok(false)
 }
 
-/// How long a guest thaws that took so many seconds to freeze. It thaws about as long: the same
-/// tasks and devices, in turn. Nothing tells when it has, and its cap is not to be lifted for long.
-fn thawing(froze_s: f64) -> Duration {
-    Duration::from_secs_f64(froze_s.clamp(0.02, 0.25))
+/// A guest's own cap is not to be lifted for longer after the resume.
+const UNCAPPED: Duration = Duration::from_millis(250);
+/// What was captured does not wait for longer to be written.
+const WAITED: Duration = Duration::from_secs(1);
+
+/// How long a guest thaws that took so many seconds to freeze, up to `most`. It thaws about as long: the
+/// same tasks and devices, in turn. Nothing tells when it has.
+fn thawing(froze_s: f64, most: Duration) -> Duration {
+    let froze = Duration::try_from_secs_f64(froze_s).unwrap_or(most);
+    froze.clamp(Duration::from_millis(20), most)
 }
 
 /// All that is at hand while the guest stands still.
@@ -249,6 +259,25 @@ impl<D: Domain, S: ImageSink> Scene<'_, '_, D, S> {
             if !overflow.is_empty() {
                 self.window.written_in_window_bytes += self.sink.write_suspended(&overflow)?.bytes;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_thaws_as_long_as_it_froze_within_bounds() {
+        for (froze_s, most, want_ms) in [
+            (0.0, WAITED, 20),
+            (0.4, WAITED, 400),
+            (0.4, UNCAPPED, 250),
+            (9.0, WAITED, 1000),
+            (f64::NAN, WAITED, 1000),
+        ] {
+            let want = Duration::from_millis(want_ms);
+            assert_eq!(thawing(froze_s, most), want, "{froze_s}");
         }
     }
 }

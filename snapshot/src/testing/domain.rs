@@ -1,7 +1,7 @@
 //! The guest.
 
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::mapper::{FakeMapper, Frames};
 use super::{Faults, preamble};
@@ -48,6 +48,11 @@ pub struct FakeDomain {
     /// What its balloon does while it suspends: after so many ms it gives these pages back, and takes
     /// those, which it had given back before, again.
     pub balloon: Vec<(u64, Vec<u64>, Vec<u64>)>,
+    /// It has an emulator.
+    pub emulator: bool,
+    /// How long nothing was done about it from its announcement to the end of its tracking.
+    pub left_alone: Duration,
+    announced: Option<Instant>,
     frames: Arc<Mutex<Frames>>,
     identity: Identity,
     dirty: PageSet,
@@ -82,6 +87,9 @@ impl FakeDomain {
             at_cut: vec![],
             unmappable: Arc::default(),
             balloon: vec![],
+            emulator: false,
+            left_alone: Duration::ZERO,
+            announced: None,
             frames: Arc::default(),
             identity: Identity {
                 domid: 7,
@@ -242,6 +250,7 @@ impl Domain for FakeDomain {
         assert!(!self.suspended, "log-dirty goes off after the resume");
         self.call("log_dirty_off")?;
         self.log_dirty = false;
+        self.left_alone = self.announced.map_or(Duration::ZERO, |at| at.elapsed());
         Ok(())
     }
 
@@ -350,8 +359,14 @@ impl Domain for FakeDomain {
         Ok(())
     }
 
+    fn quiesce(&mut self) -> Result<bool, DomainError> {
+        assert!(self.suspended);
+        Ok(self.emulator)
+    }
+
     fn announce(&mut self) -> Result<(), DomainError> {
         assert!(!self.suspended);
+        self.announced = Some(Instant::now());
         self.call("announce")
     }
 }
