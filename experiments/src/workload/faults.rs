@@ -64,12 +64,7 @@ pub fn hog(duration: Duration, then: Option<Ending>, out: &Output) -> io::Result
 /// Newer kernels (6.12 has it) keep a share of each CPU, 5 %, for what is not real-time: enough to
 /// acknowledge a request.
 fn end_fair_servers() -> io::Result<()> {
-    const DEBUG: &str = "/sys/kernel/debug";
-    let sched = Path::new(DEBUG).join("sched");
-    if !sched.exists() {
-        run("mount", &["-t", "debugfs", "debugfs", DEBUG])?;
-    }
-    match fs::read_dir(sched.join("fair_server")) {
+    match fs::read_dir("/sys/kernel/debug/sched/fair_server") {
         Ok(mut servers) => servers.try_for_each(|cpu| fs::write(cpu?.path().join("runtime"), "0")),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(err) => Err(err),
