@@ -124,6 +124,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         // The pages mapped for it, too, go after the resume only.
         drop(premap);
         self.guest.announce()?;
+        let thaws = Instant::now();
         if uncapped {
             std::thread::sleep(thawing(window.suspend_s, UNCAPPED));
             self.guest.unthrottle()?;
@@ -131,7 +132,7 @@ impl<D: Domain, S: ImageSink> Save<'_, D, S> {
         }
         // Its devices come back by the emulator's work, with which ours would compete for dom0's CPUs.
         if window.emulator_s > 0.0 && captured.is_ok() {
-            std::thread::sleep(thawing(window.suspend_s, WAITED));
+            std::thread::sleep(thawing(window.suspend_s, WAITED).saturating_sub(thaws.elapsed()));
         }
 
         Ok(match captured? {
