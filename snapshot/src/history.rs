@@ -96,14 +96,18 @@ impl History {
 
 /// Those that say something of a guest of this type.
 fn of_type(kind: Option<GuestKind>, windows: &[PastWindow]) -> Vec<PastWindow> {
-    let of = |wanted: &dyn Fn(Option<GuestKind>) -> bool| -> Vec<PastWindow> {
-        let of = windows.iter().filter(|window| wanted(window.when.kind));
-        of.copied().collect()
+    let of = |wanted: Option<GuestKind>| -> Vec<PastWindow> {
+        let mut like = windows.to_vec();
+        like.retain(|window| window.when.kind == wanted);
+        like
     };
-    let known = of(&|of| kind.is_none() || of == kind);
+    if kind.is_none() {
+        return windows.to_vec();
+    }
+    let known = of(kind);
     // Kept by an older livesave, which did not say of what. HVM guests take several times as long.
     if known.is_empty() && kind != Some(GuestKind::Hvm) {
-        return of(&|of| of.is_none());
+        return of(None);
     }
     known
 }
